@@ -10,7 +10,7 @@ import re
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,10 @@ from localinfra.kinds import LoadedModel
 from localinfra.models import catalog as catalog_file
 from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.models.seats import LoadPlan
+from localinfra.picture_parts import PartSize, PicturePart
+from localinfra.pictures import Pixels
 from localinfra.runtime import Runtime
+from localinfra.text.eyes import Eyes
 from localinfra.text.model import TextModel
 from localinfra.text.templates import compile_templates
 
@@ -45,6 +48,7 @@ SPECIAL = {
     "<|fim_middle|>": MIDDLE,
 }
 NUM_VOCAB = 256 + len(SPECIAL)
+ROW_WIDTH = 4  # of one that sees
 LIKELY = 6.0  # logit of what it wants to say, beside noise of 1
 UNLIKELY = -30.0
 
@@ -60,7 +64,7 @@ THINKER = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% endif %}{% endif %}"""
 
 ECHO = "tests/echo"
-FILES = ("echo.gguf", "filler.gguf", "slow.gguf")
+FILES = ("echo.gguf", "filler.gguf", "slow.gguf", "seer.gguf")
 SLOW_STEP_S = 0.005
 CATALOGUE = f"""
 [model."{ECHO}"]
@@ -151,7 +155,7 @@ class ForGrammars:
 
 def next_token(tokens: list[int]) -> int:
     """What it says after these."""
-    said, asked = "".join(map(chr, tokens)), ""
+    said, asked = "".join(chr(token) if token >= 0 else "*" for token in tokens), ""
     if chr(START) in said:
         for segment in said.split(chr(START)):
             role, _, text = segment.partition("\n")
@@ -182,6 +186,7 @@ class EchoBackend:
         self.context_length = context_length
         self.num_sequences = num_sequences
         self.num_vocab = NUM_VOCAB
+        self.row_width, self.has_grid_positions = 0, False  # it doesn't see
         self.num_cells = self.max_saved = self.max_rollback = context_length * 2
         self.step_s = step_s
         self._cells: defaultdict[int, dict[int, int]] = defaultdict(dict)  # slot → position → token
@@ -254,6 +259,28 @@ class EchoBackend:
     def close(self) -> None: ...
 
 
+class EchoEncoder:
+    """Eyes of an echo: a picture is a row for each 10 x 10 pixels, in brackets. In answers, a row
+    is an asterisk."""
+
+    is_causal = True
+
+    def __init__(self) -> None:
+        self.num_read = 0
+
+    def sizes(self, width: int, height: int) -> list[PartSize]:
+        count = max(1, width * height // 100)
+        return [PartSize(1, False), PartSize(count, True), PartSize(1, False)]
+
+    def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]:
+        self.num_read += 1
+        count = self.sizes(pixels.width, pixels.height)[1].num_tokens
+        rows = np.ones((count, ROW_WIDTH), np.float32)
+        return PicturePart([ord("[")]), PicturePart(rows=rows), PicturePart([ord("]")])
+
+    def close(self) -> None: ...
+
+
 class EchoRuntime(Runtime):
     """Loads the text models whose files are those of an echo; others as ever."""
 
@@ -269,6 +296,9 @@ class EchoRuntime(Runtime):
         step_s = SLOW_STEP_S if path.name == "slow.gguf" else 0.0
         backend = self.backend_kind(entry.context_length or 4096, entry.sequences, step_s)
         max_waiting = self.settings.max_queue
+        sees = path.name == "seer.gguf" and entry.vision
+        if sees:
+            backend.row_width = ROW_WIDTH
         return TextModel(
             name,
             entry,
@@ -277,6 +307,7 @@ class EchoRuntime(Runtime):
             templates,
             max_waiting,
             share_prefixes=self.settings.share_prefixes,
+            eyes=Eyes(name, EchoEncoder(), max_waiting) if sees else None,
         )
 
 

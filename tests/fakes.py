@@ -36,7 +36,8 @@ def logits_after(history: list[int], rounding: int = 0) -> NDArray[np.float32]:
 
 
 def hashed(tokens: list[int]) -> NDArray[np.float32]:
-    random = np.random.default_rng(zlib.crc32(bytes(tokens), SALT))
+    data = bytes([token & 0xFF for token in tokens])
+    random = np.random.default_rng(zlib.crc32(data, SALT))
     return random.standard_normal(NUM_VOCAB, np.float32)
 
 
@@ -76,6 +77,9 @@ class FakeBackend:
     `is_canonical_alone` on how many rows each slot has. Rows that only fill a step have room of
     their own. With `needs_states`, a slot has a state beside its cells: the tokens it has read, and
     how each was rounded."""
+
+    row_width = 0
+    has_grid_positions = False
 
     def __init__(
         self,
@@ -183,6 +187,7 @@ class FakeBackend:
         assert 0 < len(batch) <= self.batch_size
         assert len(batch.output_rows) <= self.max_output_rows + MOST_PADDING
         self.batch_sizes.append(len(batch))
+        assert batch.picture or min(batch.tokens) >= 0, "rows of pictures are no tokens"
         self.most_together = max(self.most_together, len(set(batch.slots)))
         if self.broken:
             self.broken = False

@@ -19,7 +19,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
         | {"outlet", "shares"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
-        | {"interpreter", "llama_builds"},
+        | {"interpreter", "llama_builds", "picture_parts", "pictures"},
         {"deaths", "devices", "journal"},
         {"supervisor"},
         {"config", "chat", "keys", "engine", "costs", "conversations", "llama_usable"},
@@ -35,7 +35,9 @@ LAYERS: dict[str, list[set[str]]] = {
         {"__main__", "pytest_plugin"},
     ],
     "engine": [
-        {"backend", "drafts", "grammar", "offloaded", "policy", "stops"},
+        {"drafts", "grammar", "offloaded", "policy", "runs", "stops"},
+        {"pictures"},
+        {"backend"},
         {"node"},
         {"radix"},
         {"copies"},
@@ -44,8 +46,9 @@ LAYERS: dict[str, list[set[str]]] = {
         {"logprobs", "output", "sampling"},
         {"sequence"},
         {"generation", "step", "turns"},
-        {"borders", "canonical", "draft_model", "keeping", "postprocess", "waiting"},
+        {"borders", "canonical", "draft_model", "keeping", "postprocess", "seeing", "waiting"},
         {"drafting"},
+        {"batching"},
         {"scheduler"},
         {"engine"},
         {"deltas"},
@@ -64,7 +67,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "models": [
         {"budget", "failures", "gguf", "places", "quants", "sampling", "swaps", "versions"},
         {"seats", "sources"},
-        {"details", "looks", "sharing"},
+        {"companions", "details", "looks", "sharing"},
         {"entries", "pool"},
         {"files", "found", "kv_cache", "measured"},
         {"histories", "known_headers"},
@@ -76,6 +79,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"http", "vectors"},
         {"generation", "metrics", "page", "probes", "sockets"},
         {"call"},
+        {"pictures"},
         {"openai", "anthropic", "chats", "requests", "rerank", "tokens"},
         {"cohere", "deepinfra", "ollama"},
         {"openapi"},
@@ -103,6 +107,7 @@ OWNERS: dict[str, str | tuple[str, ...]] = {
     "ray": "ray_serve.py",
     "httpx2": "models/fetch/",
     "huggingface_hub": "models/fetch/",
+    "PIL": ("pictures.py", "image/"),
     "pytest": "pytest_plugin.py",
     "openai": "pytest_plugin.py",
 }

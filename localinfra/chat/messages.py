@@ -22,6 +22,9 @@ MAX_CALLS = 1024  # per message
 MAX_LEVELS = 256  # of a call's parsed arguments: code that walks them recurses as deep
 TypeName = Annotated[str, Meta(max_length=100)]
 
+# The types of parts that hold a picture, of all APIs.
+PICTURE_TYPES = frozenset({"image_url", "input_image", "image"})
+
 TEXTS_LOOKED_AT = 10_000  # to estimate the size of a conversation
 CHARACTERS_OF_MARKS = 10  # around a message
 
@@ -40,14 +43,23 @@ THOUGHT_TYPES = frozenset({"thinking", "reasoning"})
 MAX_THOUGHT_LEVELS = 4  # of blocks in blocks
 
 
+class ImageUrl(msgspec.Struct, frozen=True):
+    """A picture for models that see."""
+
+    url: str = ""  # a data URL, or where `fetch_images` is set an address
+    detail: TypeName | None = None  # low: a smaller picture, which takes fewer tokens
+
+
 class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a content list. Only text, and an assistant's reasoning and `refusal`, can be
-    honoured."""
+    """One part of a content list. Only text, pictures, and an assistant's reasoning and `refusal`,
+    can be honoured."""
 
     type: TypeName
     text: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
     thinking: Any = None  # text, or blocks of it
+    image_url: str | ImageUrl | UnsetType | None = UNSET  # in image_url and input_image
+    detail: TypeName | None = None  # in input_image
 
     def field(self, role: "Role") -> Literal["text", "refusal"] | None:
         """The field that holds text for the model, or None if no field does."""
@@ -61,6 +73,17 @@ class ContentPart(msgspec.Struct, frozen=True):
     @property
     def thought(self) -> str:
         return thought_in(self.thinking) or self.text or ""
+
+    @property
+    def picture(self) -> ImageUrl | None:
+        if self.type not in PICTURE_TYPES or not self.image_url:
+            return None
+        found = self.image_url
+        return ImageUrl(found, self.detail) if isinstance(found, str) else found
+
+
+class PictureMark(ContentPart, frozen=True):
+    """The place of a picture that the model sees: `text` stands for it until the prompt is made."""
 
 
 def thought_in(value: object, levels: int = MAX_THOUGHT_LEVELS) -> str:
@@ -165,14 +188,14 @@ def checked(messages: Sequence[Message]) -> list[Message]:
     """The messages with text or None as content. Raises the same errors as `normalize`."""
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message.", "messages")
-    asked = _last_of_user(messages)
+    asked = last_of_user(messages)
     return [
         _checked(message, f"messages[{at}]", is_asked=at == asked)
         for at, message in enumerate(messages)
     ]
 
 
-def _last_of_user(messages: Sequence[Message]) -> int:
+def last_of_user(messages: Sequence[Message]) -> int:
     return max((at for at, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
@@ -198,7 +221,7 @@ def left_out(messages: Sequence[Message]) -> list[str]:
     """Paths of parts that the model can't read but can do without: calls of unknown kinds, and
     images outside of the user's last message."""
     paths: list[str] = []
-    asked = _last_of_user(messages)
+    asked = last_of_user(messages)
     for at, message in enumerate(messages):
         paths += [
             f"messages[{at}].tool_calls[{index}]"
@@ -283,12 +306,12 @@ def _joined(parts: Sequence[ContentPart], role: Role, path: str, *, is_asked: bo
     """`is_asked`: parts that the model can't read are refused."""
     if not parts:
         raise InvalidRequest("A list of content parts needs at least one.", path)
-    texts = []
+    pieces: list[tuple[str, bool]] = []  # texts, and whether each is a picture's mark
     for at, part in enumerate(parts):
         field = part.field(role)
         if field is None:
             if not is_asked:
-                texts += [note_for(part.type)] if role in ("user", "tool") else []
+                pieces += [(note_for(part.type), False)] if role in ("user", "tool") else []
                 continue
             raise UnsupportedParameter(
                 f"This model takes text only; a content part of type {part.type!r} can't be "
@@ -300,8 +323,18 @@ def _joined(parts: Sequence[ContentPart], role: Role, path: str, *, is_asked: bo
             raise InvalidRequest(
                 f"A {part.type} part needs the field {field}.", f"{path}[{at}].{field}"
             )
-        texts.append(text or "")
-    return "\n".join(texts)
+        pieces.append((text or "", isinstance(part, PictureMark)))
+    return "".join(with_breaks(pieces))
+
+
+def with_breaks(pieces: Sequence[tuple[str, bool]]) -> Iterator[str]:
+    """The texts, with a newline between two of them; beside a picture models expect none."""
+    is_after_text = False
+    for text, is_mark in pieces:
+        if is_after_text and not is_mark:
+            yield "\n"
+        yield text
+        is_after_text = not is_mark
 
 
 def _plain_call(call: ToolCall, parse_arguments: bool) -> Plain:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # plans of models need none of it
     import numpy as np
     from numpy.typing import NDArray
 
+    from localinfra.engine.pictures import PictureRows
+
 # Most rows that pad a step to a `canonical_size`. A backend has room for them in addition to
 # `num_cells` and `max_output_rows`.
 MOST_PADDING = 16
@@ -30,9 +32,12 @@ class DeviceFailed(DecodeFailed, DeviceLost):
 
 
 class Batch:
-    """The tokens of one step as parallel lists; each token extends one slot by one position."""
+    """The tokens of one step as parallel lists; each token extends one slot by one position.
 
-    __slots__ = ("origins", "output_rows", "positions", "slots", "tokens")
+    Positions count tokens, those of pictures too. A model may have others of its own.
+    """
+
+    __slots__ = ("origins", "output_rows", "picture", "positions", "slots", "tokens")
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -42,6 +47,8 @@ class Batch:
         # For a drafter, by slot: the slot of the same text in the model that verifies, and how many
         # more tokens that has before.
         self.origins: dict[int, tuple[int, int]] = {}
+        # Read in place of the first tokens, all of one slot; others only fill the step up.
+        self.picture: PictureRows | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -64,8 +71,10 @@ class Backend(Protocol):
     num_cells: int  # tokens that all slots together may hold
     num_sequences: int  # slots below this take part in batches; this one saves and restores
     num_vocab: int  # logits of a row
+    row_width: int  # numbers of a picture's row
+    has_grid_positions: bool  # a picture's rows have positions by its grid (M-RoPE)
     num_slots: int  # slots above that only hold cells shared with others
-    batch_size: int  # tokens a batch may have
+    batch_size: int  # tokens a batch may have, and rows of a picture that see each other
     max_output_rows: int  # logits rows a batch may ask for
     max_threads: int
     can_share_prefixes: bool

@@ -1,6 +1,7 @@
 """Where a prompt's states are saved: where others are likely to branch off. Pure."""
 
 from localinfra.engine.radix import Match
+from localinfra.engine.runs import border_after
 from localinfra.engine.sequence import Sequence
 
 # Tokens. From one state to the next there are at least so many: fewer are computed again as fast.
@@ -39,7 +40,8 @@ def saved_positions(sequence: Sequence, match: Match, chunk: int) -> set[int]:
     elif not 0 < request.border <= known + MIN_GAP or end - known >= SHORT:
         wanted.add(end - BEFORE_END)
     positions: set[int] = set()
-    for position in sorted(wanted):
+    # After a picture rather than in it: reading it again takes long.
+    for position in sorted(border_after(request.prompt, position) for position in wanted):
         if known + MIN_GAP <= position < end:
             positions.add(position)
             known = position

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from localinfra.engine.backend import Backend
 from localinfra.engine.kvcache import KVCache
+from localinfra.engine.runs import border_before
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Step
 from localinfra.logs import about
@@ -62,7 +63,8 @@ class CanonicalShapes:
     def num_reusable(self, sequence: Sequence) -> int:
         """How many tokens of a cached prefix are of use. The last one of several chunks of a fixed
         size never has a single token."""
-        return sequence.num_reusable - (self.fixed_chunk(sequence) > 0)
+        spare = self.fixed_chunk(sequence) > 0
+        return border_before(sequence.tokens, sequence.num_reusable - spare)
 
     def fixed_chunk(self, sequence: Sequence) -> int:
         """The tokens that each chunk of its prompt must have, where states are saved; else 0."""
@@ -108,7 +110,9 @@ class CanonicalShapes:
 
         Raises MemoryError if the cells of a canonical sequence can't be put in order."""
         shaped = [chunk.sequence for chunk in step.chunks if self.is_shaped(chunk.sequence)]
-        self._fill_up(step, self.size_of(shaped))
+        picture = step.batch.picture
+        if picture is None or picture.picture.is_causal:  # else it always has the same size
+            self._fill_up(step, self.size_of(shaped))
         if shaped and len(step.batch) == 1:
             self._shape_single_row(step, shaped[0])
         # Where states or whole sequences are copied, closing a hole takes long, and every finished

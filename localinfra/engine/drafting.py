@@ -117,7 +117,8 @@ class Drafting:
         """The chances of sequences for which the model is better than lookup, which is free."""
         if not self._model:
             return {}
-        each = {s: self._model.chances(s, self._num_wanted(s)) for s in looked_up}
+        texts = [s for s in looked_up if not s.request.pictures]  # the model doesn't see
+        each = {s: self._model.chances(s, self._num_wanted(s)) for s in texts}
         return {s: chances for s, chances in each.items() if chances[:1] > looked_up[s][:1]}
 
     def _guess_s(self, num_sequences: int, threads: int) -> float:

@@ -101,6 +101,10 @@ class Drafter:
         """The probabilities that the first 1, 2, ... guesses are all right; [] without guesses."""
         self._follow()
         max_guesses = min(max_tokens, NUMBERS.max_draft) if self._distance else 0
+        start = len(self._tokens) - self._distance
+        ahead = self._tokens[start : start + max_guesses]
+        of_pictures = (at for at, token in enumerate(ahead) if token < 0)
+        max_guesses = next(of_pictures, max_guesses)  # no text has such tokens
         chances: list[float] = []
         # Drafts are made where measured rates are high, partly by luck: correct for that bias.
         chance = min(1.0, self._kept / self._promised)

@@ -21,6 +21,7 @@ from localinfra.engine.generation import Generation, call, deliver_all, failure
 from localinfra.engine.offloaded import Shelf
 from localinfra.engine.request import EngineSettings, EngineStats, GenerationRequest, TokenEvent
 from localinfra.engine.scheduler import Scheduler
+from localinfra.engine.seeing import check_prompts
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
 from localinfra.engine.waiting import check_room
@@ -130,8 +131,8 @@ class Engine:
 
     def generate(self, requests: list[GenerationRequest]) -> Generation:
         """Queues requests that are answered together, each with a prompt of 1 to `context_length`
-        tokens. Raises like `check_queue`. Event loop only."""
-        assert all(0 < len(request.prompt) <= self.context_length for request in requests)
+        tokens. Raises like `check_queue` and `check_prompts`. Event loop only."""
+        check_prompts(requests, self._backend)
         generation = Generation(requests, self._retire_choice)
         with self._ending:
             self.check_queue(generation.group.client)

@@ -10,7 +10,13 @@ from collections.abc import Iterable
 from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.copies import Copies
 from localinfra.engine.node import Node
-from localinfra.engine.offloaded import MAX_OFFLOADED, MIN_OFFLOADED, KeptSpan, OffloadedCells
+from localinfra.engine.offloaded import (
+    MAX_OFFLOADED,
+    MIN_OFFLOADED,
+    KeptSpan,
+    OffloadedCells,
+    pieces,
+)
 from localinfra.engine.radix import Match, Prefix, RadixTree
 from localinfra.engine.states import States
 
@@ -18,11 +24,6 @@ from localinfra.engine.states import States
 # place, unless many others have ended since.
 TIDY_INTERVAL = 8
 MANY_IDLE = 512  # cells; 1,700 slowed a step of one row by 5 to 9 %
-
-
-def pieces(start: int, stop: int, size: int) -> list[tuple[int, int]]:
-    """[start, stop) cut into pieces of at most `size`."""
-    return [(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
 class KVCache:
@@ -216,8 +217,7 @@ class KVCache:
             if node.offloaded is None:
                 if not node.children and len(node.tokens) < MIN_OFFLOADED:
                     return None
-                if len(node.tokens) > self._max_piece:
-                    node = self._tree.split(node, self._max_piece)
+                node = self._tree.cut_first(node, self._max_piece, self._backend.max_saved)
                 try:
                     self.copies.offload(node)
                 except MemoryError:
@@ -338,18 +338,18 @@ class KVCache:
         is_usable = leaf.state or not self._backend.needs_states
         is_worth_offloading = leaf.children or (is_usable and len(leaf.tokens) >= MIN_OFFLOADED)
         if self.copies.max_bytes and is_worth_offloading:
-            num_tokens = min(len(leaf.tokens), self._max_piece)
-            self._tree.cut(leaf, num_tokens)
+            self._tree.cut_last(leaf, self._max_piece, self._backend.max_saved)
             with contextlib.suppress(MemoryError):  # then it is recomputed when needed
                 self.copies.offload(leaf)
+            num_tokens = len(leaf.tokens)
         self._give_up(leaf, num_tokens)
         self.copies.fit()
 
     def _give_up(self, leaf: Node, num_tokens: int) -> None:
-        """Frees the leaf's last `num_tokens` cells."""
-        holders = list(leaf.holders)
-        start = max(leaf.depth, leaf.end - num_tokens)
-        self._tree.give_up(leaf, num_tokens)
+        """Frees the leaf's last `num_tokens` cells, or less if that would cut a picture."""
+        self._tree.cut_last(leaf, num_tokens)
+        holders, start = list(leaf.holders), leaf.depth
+        self._tree.give_up(leaf)
         for slot in holders:
             self._backend.drop(slot, start)
             tokens, salt = self._recorded[slot]
@@ -381,9 +381,7 @@ class KVCache:
         """Copies what only this slot holds to host memory."""
         for node in list(self._tree.path(self._recorded[slot])):
             while self.copies.max_bytes and len(node.holders) == 1:
-                piece = node
-                if len(node.tokens) > self._max_piece:
-                    piece = self._tree.split(node, self._max_piece)
+                piece = self._tree.cut_first(node, self._max_piece, self._backend.max_saved)
                 with contextlib.suppress(MemoryError):  # then it is recomputed when needed
                     self.copies.offload(piece)
                 if piece is node:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from localinfra.engine.offloaded import OffloadedCells
+from localinfra.engine.runs import begins_with
 
 
 class Node:
@@ -29,11 +30,16 @@ class Node:
         self.parent = parent
         self.depth = depth
         self.last_used = last_used
-        self.children: dict[int, Node] = {}
+        self.children: dict[int | tuple[int, ...], Node] = {}
         self.holders: set[int] = set()
         self.is_canonical = False
         self.offloaded: OffloadedCells | None = None  # covers at least the run
         self.state: OffloadedCells | None = None  # of no cells, at the run's end
+
+    @property
+    def key(self) -> int | tuple[int, ...]:
+        """Its place among the children of its parent."""
+        return begins_with(self.tokens)
 
     @property
     def end(self) -> int:

@@ -13,6 +13,11 @@ MIN_OFFLOADED = 16  # tokens; fewer are recomputed as fast as looked up and copi
 MAX_OFFLOADED = 512  # tokens per copy: it holds up the steps for a few milliseconds
 
 
+def pieces(start: int, stop: int, size: int) -> list[tuple[int, int]]:
+    """[start, stop) cut into pieces of at most `size`."""
+    return [(at, min(at + size, stop)) for at in range(start, stop, size)]
+
+
 class OffloadedCells:
     """A copy of the cells of positions [start, stop) of a prefix, in the backend's own format.
 

@@ -6,6 +6,7 @@ is never evicted. A node without holders is offloaded: its cells are gone, but t
 them. Every ancestor of a held or offloaded node is held or offloaded.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,14 @@ import msgspec
 
 from localinfra.engine.node import Node
 from localinfra.engine.offloaded import KeptSpan, OffloadedCells
+from localinfra.engine.runs import (
+    begins_with,
+    border_before,
+    common_prefix,
+    first_piece,
+    last_piece,
+    shared_run,
+)
 
 # At this depth a token costs twice as much to compute as the first, since it attends to all before
 # it (measured: 26 % more at a mean depth of 950).
@@ -39,6 +48,12 @@ class Match(msgspec.Struct):
     def num_known(self) -> int:
         return self.offloaded[-1][2] if self.offloaded else self.num_held
 
+    def end_by(self, position: int) -> None:
+        """Leaves out what comes from this position on."""
+        self.num_held = min(self.num_held, position)
+        self.holder = self.holder if self.num_held else None
+        self.offloaded = [(c, a, min(b, position)) for c, a, b in self.offloaded if a < position]
+
     @property
     def unread(self) -> list[OffloadedCells]:
         """The copies that are in files only."""
@@ -48,21 +63,6 @@ class Match(msgspec.Struct):
     def copies(self) -> list[OffloadedCells]:
         """All that must be in host memory to use it."""
         return [copy for copy, _, _ in self.offloaded] + ([self.state] if self.state else [])
-
-
-def common_prefix(left: Sequence[int], right: Sequence[int], start: int = 0) -> int:
-    """The length of the longest common prefix, given that the first `start` tokens are equal.
-
-    A binary search over slices compared in C: a long prompt takes microseconds.
-    """
-    low, high = start, min(len(left), len(right))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def compute_cost(start: int, stop: int) -> float:
@@ -95,7 +95,7 @@ class RadixTree:
         tokens = prefix.tokens
         node, length = self._root(prefix), 0
         while length < limit:
-            child = node.children.get(tokens[length])
+            child = node.children.get(begins_with(tokens, length))
             if child is None or (canonical_only and not child.is_canonical):
                 break
             child.last_used = self._clock
@@ -118,7 +118,8 @@ class RadixTree:
                 usable = Match(match.num_held, match.holder, [*match.offloaded], child.state)
         if self.needs_states:
             match = usable
-        match.num_seen = length
+        match.end_by(border_before(tokens, match.num_known))
+        match.num_seen = border_before(tokens, length)
         return match
 
     def insert(self, prefix: Prefix, slot: int, *, is_canonical: bool | None = None) -> Doubles:
@@ -132,13 +133,13 @@ class RadixTree:
         node, length = self._root(prefix), 0
         doubles = Doubles([], [])
         while length < len(tokens):
-            child = node.children.get(tokens[length])
+            child = node.children.get(begins_with(tokens, length))
             if child is None:
                 child = Node(list(tokens[length:]), node, length, self._clock)
                 child.is_canonical = bool(is_canonical)
-                node.children[tokens[length]] = child
+                node.children[child.key] = child
             else:
-                shared = common_prefix(child.tokens, tokens[length : child.end])
+                shared = shared_run(child.tokens, tokens[length : child.end])
                 if shared < len(child.tokens):
                     child = self.split(child, shared)
                 if is_canonical is not None and slot not in child.holders:
@@ -191,7 +192,7 @@ class RadixTree:
         """The number of the first `length` tokens (all in cells) that no running slot holds."""
         node, held = self._root(prefix), 0
         while held < length:
-            node = node.children[prefix.tokens[held]]
+            node = node.children[begins_with(prefix.tokens, held)]
             if running.isdisjoint(node.holders):
                 break
             held = min(node.end, length)
@@ -211,14 +212,20 @@ class RadixTree:
         """Recompute cost that the node's state saves, divided by the node's age."""
         return compute_cost(node.state_before, node.end) / self.age(node)
 
-    def cut(self, node: Node, num_tokens: int) -> None:
-        """Keeps only the last `num_tokens` in the node; a new parent gets those before."""
-        if num_tokens < len(node.tokens):
-            self.split(node, len(node.tokens) - num_tokens)
+    def cut_first(self, node: Node, num_tokens: int, most: int) -> Node:
+        """Splits off the first `num_tokens`, or less if that would cut a picture, or one picture of
+        at most `most`. Returns the node that has them."""
+        size = len(node.tokens)
+        at = first_piece(node.tokens, num_tokens, most) if num_tokens < size else size
+        return self.split(node, at) if at < size else node
 
-    def give_up(self, leaf: Node, num_tokens: int) -> None:
-        """Removes all holders from the last `num_tokens` of the leaf."""
-        self.cut(leaf, num_tokens)
+    def cut_last(self, node: Node, num_tokens: int, most: int = sys.maxsize) -> None:
+        """Keeps only the last `num_tokens` in the node, likewise; a new parent gets others."""
+        if at := last_piece(node.tokens, min(num_tokens, len(node.tokens)), most):
+            self.split(node, at)
+
+    def give_up(self, leaf: Node) -> None:
+        """Removes all holders from the leaf."""
         leaf.holders.clear()
         self._vacate(leaf)
 
@@ -297,12 +304,12 @@ class RadixTree:
         self._clock += 1
         length = 0
         while length < len(copy.tokens):
-            child = node.children.get(copy.tokens[length])
+            child = node.children.get(begins_with(copy.tokens, length))
             if child is None:
                 child = Node(copy.tokens[length:], node, node.end, self._clock)
-                node.children[copy.tokens[length]] = child
+                node.children[child.key] = child
             else:
-                shared = common_prefix(child.tokens, copy.tokens[length:])
+                shared = shared_run(child.tokens, copy.tokens[length:])
                 if shared < len(child.tokens):
                     child = self.split(child, shared)
             if child.offloaded is None or (copy.is_canonical and not child.is_canonical):
@@ -339,7 +346,7 @@ class RadixTree:
         tokens = prefix.tokens
         node, length = self._root(prefix), 0
         while length < len(tokens):
-            child = node.children.get(tokens[length])
+            child = node.children.get(begins_with(tokens, length))
             if child is None or child.end > len(tokens):
                 return
             yield child
@@ -354,7 +361,7 @@ class RadixTree:
     def _remove(self, node: Node) -> None:
         """Removes the node with its offloaded descendants, which are unreachable without it."""
         assert node.parent is not None and not node.holders
-        del node.parent.children[node.tokens[0]]
+        del node.parent.children[node.key]
         node.parent = None
 
     def split(self, node: Node, at: int) -> Node:
@@ -364,9 +371,9 @@ class RadixTree:
         upper.holders = set(node.holders)
         upper.is_canonical = node.is_canonical
         upper.offloaded = node.offloaded
-        node.parent.children[upper.tokens[0]] = upper
-        upper.children[node.tokens[at]] = node
+        node.parent.children[upper.key] = upper
         node.tokens, node.parent, node.depth = node.tokens[at:], upper, node.depth + at
+        upper.children[node.key] = node
         return upper
 
     def _join(self, node: Node) -> None:

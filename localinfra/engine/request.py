@@ -9,6 +9,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from localinfra.engine.grammar.constraint import Grammar  # imports llguidance
+    from localinfra.engine.pictures import Placed  # imports numpy
 
 
 class FinishReason(StrEnum):
@@ -46,13 +47,14 @@ class GenerationParams(msgspec.Struct, frozen=True):
 class GenerationRequest(msgspec.Struct, frozen=True):
     """One prompt and the choices wanted for it."""
 
-    prompt: list[int]  # token ids, at least one
+    prompt: list[int]  # token ids, at least one; each picture has its pseudo-tokens in it
     max_tokens: int
     params: GenerationParams = GenerationParams()
     grammar: "Grammar | None" = None  # followed by every choice
     client: str = ""  # clients take turns
     cache_salt: str = ""  # only requests with the same salt share prefixes
     border: int = 0  # in the prompt: another one is likely to differ from here on
+    pictures: "tuple[Placed, ...]" = ()  # in the prompt's order
 
     @property
     def is_reproducible(self) -> bool:

@@ -45,7 +45,9 @@ class Penalties:
 
     def __init__(self, params: SamplingParams, prompt: list[int]):
         self._params = params
-        self._seen = set(prompt) if params.repetition_penalty != 1 else set()
+        self._seen = set[int]()
+        if params.repetition_penalty != 1:
+            self._seen = {token for token in prompt if token >= 0}  # others are of pictures
         self._counts: dict[int, int] = {}
 
     def accept(self, token: int) -> None:

@@ -6,6 +6,7 @@ Decides who computes what next. `engine.py` computes it, and `kvcache.py` knows 
 from collections.abc import Callable
 
 from localinfra.engine.backend import Backend, DraftBackend
+from localinfra.engine.batching import Batching
 from localinfra.engine.borders import saved_before, saved_positions
 from localinfra.engine.canonical import FEW_IDLE, CanonicalShapes
 from localinfra.engine.drafting import Drafting
@@ -16,11 +17,12 @@ from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.engine.policy.prefill import Prefill
 from localinfra.engine.policy.step_times import StepTimes
 from localinfra.engine.policy.threads import ThreadController, rungs
-from localinfra.engine.radix import Match, Prefix, common_prefix
+from localinfra.engine.radix import Match, Prefix
 from localinfra.engine.request import EngineSettings, EngineStats
+from localinfra.engine.runs import shared_run
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
-from localinfra.engine.turns import Turns, came_together, least_recent, prompts_in_turn
+from localinfra.engine.turns import Turns
 
 # Cells kept free for a new sequence's first tokens. More would leave cells unused; with fewer,
 # growing sequences would preempt each other, and what they lose is computed again.
@@ -56,13 +58,14 @@ class Scheduler:
         self._times = StepTimes()
         counts = rungs(backend.max_threads) if settings.adapts_threads else [backend.max_threads]
         self._threads = ThreadController(self._times, counts, IdleCores())
-        self._prefill = Prefill(self._times, self._threads, settings.max_gap_ratio)
+        prefill = Prefill(self._times, self._threads, settings.max_gap_ratio)
         self.cache = KVCache(backend, settings.max_offloaded)
         self.keeping = Keeping(self.cache, backend, shelf, send)
         self._shapes = CanonicalShapes(backend, self.cache)
         self.drafting = Drafting(
             backend, self.cache, self._shapes, self._times, self._threads, drafter, settings
         )
+        self._batching = Batching(backend, self.cache, self._shapes, prefill, self.drafting)
         self.waiting: list[Sequence] = []
         self.turns = turns or Turns()
         self._has_changed = False  # who waits or runs, since turns were last looked at
@@ -106,7 +109,7 @@ class Scheduler:
         self.cache.tidy(self._num_computed)
         while True:
             self._make_room_for_decoding()
-            step = self._cut_step()
+            step = self._batching.step_of(self.running, self._num_steps)
             if step.chunks or len(self.running) < 2:
                 break
             self._preempt_youngest()  # prompts fill all cells, and none is complete
@@ -115,81 +118,6 @@ class Scheduler:
         threads = self._threads.threads(step.num_prompt_tokens > 0)
         step.threads = min(threads, step.max_threads or threads)
         return step
-
-    def _cut_step(self) -> Step:
-        """An empty one if everybody waits for a prefix that is being read."""
-        step = Step()
-        for running in self._shapes.in_turn(self.running):
-            step = self._step_of(running)
-            if step.chunks:
-                break
-        return step
-
-    def _step_of(self, running: list[Sequence]) -> Step:
-        is_apart = any(map(self._shapes.decodes_apart, running))  # so do all, then
-        is_shaped = is_apart or self._shapes.wants_shape(running)
-        max_rows = self._backend.canonical_rows if is_shaped else self._backend.batch_size
-        if is_apart:
-            max_rows = self._backend.canonical_decode_rows
-        has_prompts = not is_apart and any(not sequence.is_decoding for sequence in running)
-        decoding = running if is_apart else [each for each in running if each.is_decoding]
-        decoding = least_recent(decoding, max(1, max_rows * 3 // 4) if has_prompts else max_rows)
-        drafts = {}
-        if len(decoding) == len(running):
-            drafts = self.drafting.draft(decoding, max_rows, only_one=is_shaped)
-        step = Step()
-        share = max_rows // max(1, len(decoding))
-        # Drafts come last: wrong ones leave their cells, and nobody's cells get out of order.
-        for sequence in sorted(decoding, key=lambda sequence: sequence in drafts):
-            size = min(sequence.num_pending, share)
-            is_whole = size == sequence.num_pending
-            step.add(sequence, size, int(is_whole), drafts.get(sequence, []))
-        if has_prompts:
-            self._add_prompts(step, running, decoding, max_rows)
-        return step
-
-    def _add_prompts(
-        self, step: Step, running: list[Sequence], decoding: list[Sequence], max_rows: int
-    ) -> None:
-        prompts = [sequence for sequence in running if not sequence.is_decoding]
-        in_turn = prompts_in_turn(prompts, self._num_steps)
-        is_burst = came_together(decoding, prompts[0])
-        budget = len(step.batch)
-        stands_alone = self._shapes.stands_alone(prompts[0])
-        if stands_alone or not decoding:
-            budget = max_rows
-        elif is_burst:
-            budget += self._prefill.burst
-        else:
-            num_rows = self._shapes.size_of(decoding)(len(decoding))
-            depth = in_turn[0].num_cached
-            budget += self._prefill.chunk(num_rows, len(prompts), depth, max_rows - num_rows)
-        budget = min(budget, max_rows)
-        enough = self._prefill.enough if is_burst or not decoding else 0
-        rows_left = self._backend.max_output_rows - len(decoding)
-        for sequence in in_turn:
-            if enough and step.num_prompt_tokens >= enough:
-                break
-            size = min(sequence.num_pending, budget - len(step.batch))
-            if self._backend.canonical_decode_rows and self._shapes.is_canonical(sequence):
-                size = min(size, sequence.num_prompt - sequence.num_cached)  # what follows is apart
-            if sequence.num_unscored:
-                size = min(size, rows_left)
-            elif not rows_left and size == sequence.num_pending:
-                size -= 1  # its last token needs an output row, and the next step has one
-            if not self.cache.make_room(len(step.batch) + size):
-                if stands_alone:
-                    continue  # a smaller chunk would round otherwise
-                size = min(size, self.cache.num_free - len(step.batch))
-            size = sequence.until_saved(size)
-            is_saved = sequence.num_cached + size in sequence.saved_at
-            if size > 2 and size == sequence.num_pending - 1 and not is_saved:
-                size -= 1  # a single row is left to nobody: it may need a second one for its bits
-            if size <= 0:
-                continue
-            num_outputs = size if sequence.num_unscored else int(size == sequence.num_pending)
-            rows_left -= num_outputs
-            step.add(sequence, size, num_outputs, [])
 
     def advance(self, step: Step, seconds: float) -> None:
         """The step was computed: its tokens are in the cache, and prompts are offered to others."""
@@ -208,7 +136,7 @@ class Scheduler:
             if chunk.is_prompt:
                 sequence.decoding_since = self._num_steps
             if sequence.num_cached <= sequence.num_prompt and self._shapes.is_shared(sequence):
-                self.cache.record(sequence.slot, sequence.tokens[: sequence.num_cached])
+                self.cache.record(sequence.slot, sequence.tokens[: sequence.num_shareable])
                 if sequence.num_cached in sequence.saved_at:
                     self.cache.save_state(sequence.slot)
         if step.num_padding:
@@ -327,7 +255,7 @@ class Scheduler:
 
     def _num_shared(self, sequence: Sequence, other: Sequence, reusable: int) -> int:
         """How many of its first tokens a running prompt will share with `sequence`."""
-        shared = common_prefix(other.tokens, sequence.tokens)
+        shared = shared_run(other.tokens, sequence.tokens)
         if not self._backend.needs_states:
             return shared
         shared = min(shared, self._shapes.num_reusable(sequence), other.num_prompt)
@@ -379,7 +307,7 @@ class Scheduler:
 
     def _give_up_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
-        tokens = sequence.tokens[: sequence.num_cached]
+        tokens = sequence.tokens[: sequence.num_shareable]
         if self._shapes.fixed_chunk(sequence):
             self.cache.distrust(sequence.slot)  # what comes after its last whole chunk
         self.cache.finish(sequence.slot, tokens)

@@ -1,8 +1,10 @@
 """One choice of one request while the engine works on it."""
 
 from localinfra.engine.drafts import Drafter
+from localinfra.engine.pictures import Placed
 from localinfra.engine.radix import Prefix
 from localinfra.engine.request import GenerationRequest, TokenLogprob
+from localinfra.engine.runs import border_before
 from localinfra.engine.sampling import Sampler
 
 # Longer forced continuations are prefilled in chunks like a prompt, so as not to hold up others.
@@ -102,9 +104,26 @@ class Sequence:
         compute."""
         return 1 <= self.num_pending <= MAX_FORCED and self.num_generated >= self.num_pending
 
-    def until_saved(self, num_tokens: int) -> int:
-        """Fewer than these if a state is to be saved on the way."""
-        ahead = [at - self.num_cached for at in self.saved_at if at > self.num_cached]
+    @property
+    def picture(self) -> Placed | None:
+        """The picture whose rows come next, perhaps after some that are computed."""
+        for placed in self.request.pictures:
+            if self.num_cached < placed.end:
+                return placed if placed.at <= self.num_cached else None
+        return None
+
+    @property
+    def num_shareable(self) -> int:
+        """How many of the computed tokens others may use: not the rows of half a picture."""
+        return border_before(self.tokens, self.num_cached)
+
+    def until_stop(self, num_tokens: int) -> int:
+        """Fewer than these if a state is to be saved on the way, or a picture begins or ends."""
+        stops = [
+            *self.saved_at,
+            *(at for each in self.request.pictures for at in (each.at, each.end)),
+        ]
+        ahead = [at - self.num_cached for at in stops if at > self.num_cached]
         return min(num_tokens, *ahead) if ahead else num_tokens
 
     @property
@@ -122,4 +141,5 @@ class Sequence:
     def num_reusable(self) -> int:
         """How many tokens of a cached prefix are of use: the last row must always be computed, and
         so must every row from the first unscored token on."""
-        return (len(self.prompt_logprobs) if self.num_unscored else self.num_target) - 1
+        most = (len(self.prompt_logprobs) if self.num_unscored else self.num_target) - 1
+        return border_before(self.tokens, most)

@@ -1,6 +1,7 @@
 """One batch on its way through the engine, and the sequences in it. Decides nothing."""
 
 from localinfra.engine.backend import Batch
+from localinfra.engine.pictures import PictureRows
 from localinfra.engine.sequence import Sequence
 
 
@@ -42,6 +43,9 @@ class Step:
         chunk = Chunk(sequence, num_tokens, draft, len(self.batch))
         if chunk.is_prompt:
             self.num_prompt_tokens += num_tokens
+        if placed := sequence.picture:
+            first = chunk.start - placed.at
+            self.batch.picture = PictureRows(placed.picture, first, first + num_tokens)
         tokens = sequence.tokens[chunk.start : chunk.start + num_tokens] + draft
         self.batch.extend(sequence.slot, chunk.start, tokens, num_outputs + len(draft))
         self.chunks.append(chunk)

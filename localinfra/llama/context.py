@@ -13,6 +13,7 @@ from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.failures import decode_failure
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import LoadFailed, Model, NoContext
+from localinfra.llama.reading import decode_picture
 from localinfra.llama.rounding import find_rounding, possible_roundings
 from localinfra.llama.settings import MIN_OUTPUT_ROWS, ContextSettings, Rounding
 from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots, WindowStateSlots
@@ -61,6 +62,8 @@ class LlamaContext:
     def __init__(self, model: Model, settings: ContextSettings, rounding: Rounding | None = None):
         """`rounding`: as an earlier context like this one had it."""
         self._model = model
+        self.row_width = model.row_width
+        self.has_grid_positions = model.has_grid_positions
         self._set_kind_of_memory(model, settings)
         self.is_canonical_alone = model.has_state
         self.context_length = settings.context_length
@@ -85,6 +88,7 @@ class LlamaContext:
         self._cells = self._cell_maps(settings.batch_size)
         self._state_maps = self._cells[1:]  # of windows that are states
         self._slots = self._slots_of(model, num_states)
+        self._places = self._slots.places if self.has_grid_positions else None
         self._whole_tail = 0
         self.max_rollback = settings.context_length if self.can_share_prefixes else 0
         if self.needs_states:
@@ -262,15 +266,18 @@ class LlamaContext:
 
     def decode(self, batch: Batch) -> None:
         size = len(batch)
-        self._tokens[:size] = batch.tokens
-        self._positions[:size] = batch.positions
         self._seq_ids[:size] = batch.slots
         self._wanted[:size] = 0
         self._wanted[batch.output_rows] = 1
-        self._batch.n_tokens = size
         self._output_index = {row: index for index, row in enumerate(batch.output_rows)}
         self._is_cold = False
-        code = llama_cpp.llama_decode(self._pointer, self._batch)
+        if batch.picture:
+            code = decode_picture(self._pointer, self._batch, batch, self._places)
+        else:
+            self._tokens[:size] = batch.tokens
+            self._positions[:size] = self._slots.places.of(batch.slots, batch.positions)
+            self._batch.n_tokens = size
+            code = llama_cpp.llama_decode(self._pointer, self._batch)
         if code:
             raise decode_failure(code, is_offloaded=self._model.is_offloaded)
         for cells in self._cells:
@@ -318,10 +325,10 @@ class LlamaContext:
         self._slots.drop(slot, start, stop)
 
     def save(self, slot: int) -> NDArray[np.uint8]:
-        return saving.save(self._pointer, slot, self._cells)
+        return saving.save(self._pointer, slot, self._cells, places=self._places)
 
     def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
-        return saving.restore(self._pointer, slot, data, self._cells)
+        return saving.restore(self._pointer, slot, data, self._cells, places=self._places)
 
     def save_state(self, slot: int) -> NDArray[np.uint8]:
         return saving.save(self._pointer, slot, self._state_maps, saving.STATE_ONLY)
@@ -329,13 +336,17 @@ class LlamaContext:
     def restore_state(self, slot: int, data: NDArray[np.uint8], position: int) -> bool:
         is_restored = saving.restore(self._pointer, slot, data, self._state_maps, saving.STATE_ONLY)
         self._slots.restored(slot)
-        return is_restored and self.held(slot) == position
+        return is_restored and self.held(slot) == self._slots.places.after(slot, position)
 
     def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
         window = self._model.sliding_window if self._state_maps else 0
         if start == stop:
-            return self.needs_states and is_sound_state(data, start, window)
-        return is_sound(data, start, stop, len(self._cells), has_stub=window > 0)
+            has_grid = self.has_grid_positions
+            return self.needs_states and is_sound_state(data, start, window, may_lag=has_grid)
+        num_maps = len(self._cells)
+        return is_sound(
+            data, start, stop, num_maps, has_stub=window > 0, has_areas=self._places is not None
+        )
 
     def clear(self) -> None:
         self._slots.clear()
@@ -348,7 +359,8 @@ class LlamaContext:
         return 0
 
     def held(self, slot: int) -> int:
-        """Tokens in the slot's cells, and in its state, according to llama.cpp."""
+        """The position after the last token in the slot's cells, and in its state, according to
+        llama.cpp."""
         last: int = llama_cpp.llama_memory_seq_pos_max(self._memory, slot)
         return last + 1
 

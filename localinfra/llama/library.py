@@ -4,15 +4,19 @@ Their package would also import its own server's classes and what those need, wh
 than all of these modules: they are imported without it.
 """
 
+import functools
+import importlib
 import importlib.util
 import sys
+from typing import Any
 
 PACKAGE = "llama_cpp"
 
 _spec = importlib.util.find_spec(PACKAGE)
+_bare = importlib.util.module_from_spec(_spec) if _spec else None  # not executed
 _is_imported = PACKAGE in sys.modules
-if _spec and not _is_imported:
-    sys.modules[PACKAGE] = importlib.util.module_from_spec(_spec)  # not executed
+if _bare and not _is_imported:
+    sys.modules[PACKAGE] = _bare
 try:
     from llama_cpp import llama_cpp, llama_cpp_ext
     from llama_cpp._ggml import libggml
@@ -20,4 +24,18 @@ finally:
     if not _is_imported:
         sys.modules.pop(PACKAGE, None)  # whoever imports the package gets all of it
 
-__all__ = ["libggml", "llama_cpp", "llama_cpp_ext"]
+__all__ = ["libggml", "llama_cpp", "llama_cpp_ext", "mtmd"]
+
+
+@functools.cache
+def mtmd() -> Any:
+    """The module for libmtmd, which only models with a projector need. Raises an OSError or a
+    RuntimeError if llama.cpp was compiled without it."""
+    is_imported = PACKAGE in sys.modules
+    if _bare and not is_imported:
+        sys.modules[PACKAGE] = _bare
+    try:
+        return importlib.import_module("llama_cpp.mtmd_cpp")
+    finally:
+        if not is_imported:
+            sys.modules.pop(PACKAGE, None)

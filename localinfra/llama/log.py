@@ -41,7 +41,7 @@ def collected() -> Iterator[list[str]]:
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator] # llama_cpp has no annotations
-def _on_log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+def callback(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     global _last_level
     _last_level = _LEVELS.get(level, _last_level)
     if level == 1 and not logger.isEnabledFor(logging.DEBUG):  # most lines of a load
@@ -58,4 +58,4 @@ def _on_log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
 
 def install() -> None:
     """Redirects the log of the whole library; the module keeps the callback alive."""
-    llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))

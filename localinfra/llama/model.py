@@ -33,6 +33,9 @@ OTHER_WINDOWS = {"llama4", "deepseek4", "dots3note"}
 # Hybrids with a memory of their own kind, whose parts this server does not know how to move.
 OTHER_HYBRIDS = {"deepseek4", "glm5-next", "qwen4exp"}
 
+# enum llama_rope_type: M-RoPE, and its interleaved form
+GRID_ROPE_TYPES = (llama_cpp.LLAMA_ROPE_TYPE_MROPE, llama_cpp.LLAMA_ROPE_TYPE_IMROPE)
+
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}  # enum llama_split_mode
 LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 
@@ -61,6 +64,7 @@ class ModelSettings(msgspec.Struct, frozen=True):
     mlock: bool = False
     lora: tuple[LoraFile, ...] = ()
     mtp: bool = False  # with the layers for multi-token prediction
+    vocabulary_only: bool = False  # no weights: to tokenize, or to try a projector
 
 
 @functools.cache
@@ -82,6 +86,7 @@ class Model:
         params.split_mode = SPLIT_MODES[settings.split_mode]
         params.main_gpu = settings.main_gpu
         params.load_mtp = settings.mtp
+        params.vocab_only = settings.vocabulary_only
         params.load_mode = LOAD_MODES[settings.mmap, settings.mlock]
         split = (ctypes.c_float * llama_cpp.llama_max_devices())(*settings.tensor_split)
         if settings.tensor_split:
@@ -166,6 +171,16 @@ class Model:
         is_hybrid = bool(llama_cpp.llama_model_is_hybrid(self.pointer))
         is_other = is_hybrid or self.architecture in OTHER_WINDOWS
         return 0 if is_other else int(llama_cpp.llama_model_n_swa(self.pointer))
+
+    @functools.cached_property
+    def row_width(self) -> int:
+        """The numbers of a picture's row, which is read in the place of a token's embedding."""
+        return int(llama_cpp.llama_model_n_embd_inp(self.pointer))
+
+    @functools.cached_property
+    def has_grid_positions(self) -> bool:
+        """Whether positions have parts for height and width (M-RoPE)."""
+        return llama_cpp.llama_model_rope_type(self.pointer) in GRID_ROPE_TYPES
 
     @functools.cached_property
     def can_generate(self) -> bool:

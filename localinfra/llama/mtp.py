@@ -36,7 +36,8 @@ class HiddenContext(LlamaContext):
 
     def decode(self, batch: Batch) -> None:
         super().decode(batch)
-        self.hidden.put(batch, hidden_rows(self._pointer, len(batch), self.hidden.width))
+        if not batch.picture:  # nobody drafts after pictures
+            self.hidden.put(batch, hidden_rows(self._pointer, len(batch), self.hidden.width))
 
     def drop(self, slot: int, start: int, stop: int | None = None) -> None:
         super().drop(slot, start, stop)

@@ -1,5 +1,6 @@
 """Copies and drops cells of slots, by the rules of each kind of llama.cpp's memory. Knows neither
-prefixes nor their tokens.
+prefixes nor their tokens. Outside, cells are named by the index of their token; `places.py` has
+their positions.
 
 A slot is a sequence id of llama.cpp. A unified cache accepts MAX_SEQUENCE_IDS of them, however few
 are decoded.
@@ -15,6 +16,7 @@ from localinfra.engine.backend import Batch
 from localinfra.llama import saving
 from localinfra.llama.cells import CellMap
 from localinfra.llama.library import llama_cpp
+from localinfra.llama.places import Places
 
 MAX_SEQUENCE_IDS = 256  # LLAMA_MAX_SEQ
 IDLE_WINDOWS = 32  # slots that only hold cells where each takes a cell of a window
@@ -29,14 +31,21 @@ class Slots:
         """`maps` mirror the cells, if it is known how they are used."""
         self._memory = memory
         self._maps = maps
+        self.places = Places()
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
-        self._copy(source, target, start, stop)
+        places = self.places
+        self._copy(source, target, places.at(source, start), places.after(source, stop))
+        places.copy(source, target, stop)
         for cells in self._maps:
             cells.copy(source, target, start, stop)
 
     def drop(self, slot: int, start: int, stop: int | None = None) -> None:
-        self._drop(slot, start, stop)
+        places = self.places
+        end = None if stop is None else places.after(slot, stop)
+        self._drop(slot, places.at(slot, start), end)
+        if stop is None:  # else others of the same tokens take their place
+            places.drop(slot, start)
         for cells in self._maps:
             cells.drop(slot, start, stop)
 
@@ -48,6 +57,7 @@ class Slots:
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)
+        self.places.clear()
         for cells in self._maps:
             cells.clear()
 

@@ -11,6 +11,8 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
+from localinfra.llama.places import are_sound, areas_of, position
+
 MAGIC = 0xAF143CD8  # io_magic in llama-context.cpp
 MAX_LAYERS = 4096
 CELL_EXTRAS = (0, 12)  # bytes: sizeof(llama_kv_cell_ext), with M-RoPE
@@ -21,11 +23,18 @@ class _Unsound(Exception):
 
 
 def is_sound(
-    data: NDArray[np.uint8], start: int, stop: int, num_maps: int, *, has_stub: bool = False
+    data: NDArray[np.uint8],
+    start: int,
+    stop: int,
+    num_maps: int,
+    *,
+    has_stub: bool = False,
+    has_areas: bool = False,
 ) -> bool:
     """Whether `data` is formed like what `LlamaContext.save` gives for positions [start, stop) of
-    slots without a recurrent state: cells, and the positions of each of `num_maps` cell maps. With
-    `has_stub`, the last ones are of a window with position 0 alone."""
+    slots without a recurrent state: cells, their areas with `has_areas`, and the positions of each
+    of `num_maps` cell maps. With `has_stub`, the last ones are of a window with position 0 alone.
+    """
     places, stub = np.arange(start, stop), np.arange(1)
     size = data.nbytes
     for at in range(num_maps):
@@ -33,6 +42,11 @@ def is_sound(
         size = _before_tail(data, size, expected)
         if size < 0:
             return False
+    if has_areas:
+        areas, size = areas_of(data, size)
+        if size < 0 or not are_sound(areas) or (areas and areas[-1].end > stop):
+            return False
+        places = np.array([position(areas, index) for index in range(start, stop)])
     caches = [places, stub] if has_stub else None
     return any(_is_state(data[:size], places, extra, caches) for extra in CELL_EXTRAS)
 
@@ -74,16 +88,19 @@ def _is_state(
     return reader.at > 8 and (caches is None or next(expected, None) is None)
 
 
-def is_sound_state(data: NDArray[np.uint8], position: int, window: int = 0) -> bool:
+def is_sound_state(
+    data: NDArray[np.uint8], stop: int, window: int = 0, *, may_lag: bool = False
+) -> bool:
     """Whether `data` is formed like what `LlamaContext.save_state` gives after the tokens before
-    `position`: a recurrent state, or the cells of a `window`."""
+    index `stop`: a recurrent state, or the cells of a `window`. With `may_lag`, positions of
+    pictures may have made its position smaller."""
     if window:
-        return _is_window(data, position, window)
+        return _is_window(data, stop, window)
     reader = _Reader(data)
     try:
         if reader.unpack("<Ii")[0] != MAGIC:
             return False
-        _check_states(reader, position - 1)
+        _check_states(reader, range(0 if may_lag else stop - 1, stop))
     except _Unsound:
         return False
     return True
@@ -99,12 +116,14 @@ def _is_window(data: NDArray[np.uint8], position: int, window: int) -> bool:
     return False
 
 
-def _check_states(reader: "_Reader", last: int | None) -> None:
-    """`llama_memory_recurrent::state_write`, up to the data's end: the state after position `last`,
-    or none. Raises _Unsound."""
+def _check_states(reader: "_Reader", last: range | None) -> None:
+    """`llama_memory_recurrent::state_write`, up to the data's end: the state after one of these
+    positions, or none. Raises _Unsound."""
     has_one = last is not None
     _require(reader.unpack("<I") == (has_one,))
-    _require(not has_one or reader.unpack("<iI") == (last, 0))
+    if last is not None:
+        at, num_sequences = reader.unpack("<iI")
+        _require(at in last and num_sequences == 0)
     is_transposed, num_layers = reader.unpack("<II")
     _require(not is_transposed and 0 < num_layers <= MAX_LAYERS)
     num_rows = 0

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from localinfra.engine.request import EngineSettings
 from localinfra.models import looks
+from localinfra.models.companions import projector_of
 from localinfra.models.sampling import SamplingSettings
 from localinfra.models.sources import ModelSource, Source
 from localinfra.models.versions import Version
@@ -107,6 +108,11 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Key → the GGUF file that it names, for present files other than the source."""
         return {}
 
+    @property
+    def other_sources(self) -> tuple[Source, ...]:
+        """Where its other files are, to fetch them with the first."""
+        return ()
+
     def problem(self, path: Path) -> str | None:
         """Why the file or folder can't be a model of this kind, at a glance. Raises OSError."""
         return None
@@ -163,6 +169,13 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     mtp: bool = False
     # while a prompt is read, aim for steps of at most this many times the usual step of the streams
     max_gap_ratio: Annotated[float, Meta(ge=1.5, le=1000)] = ENGINE.max_gap_ratio
+    # its projector, a GGUF file that turns pictures into what the model reads; default: the mmproj
+    # file that came with the model, if there is one
+    mmproj: Source | None = None
+    vision: bool = True  # read pictures, if the model has a projector
+    # the most tokens of one picture, where the projector takes pictures of any size; default: its
+    # own limit, as large as 4096
+    max_image_tokens: Annotated[int, Meta(ge=16, le=16_384)] | None = None
     mmap: bool = True  # map the file into memory instead of reading it
     mlock: bool = False  # lock the weights in main memory, so that they are never swapped out
     lora: tuple[LoraAdapter, ...] = ()  # adapters applied to every request
@@ -210,6 +223,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
             prompt_lookup=False,
             draft=None,
             mtp=False,
+            vision=False,
             optimize="off",
         )
 
@@ -217,7 +231,21 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     def other_ggufs(self) -> Mapping[str, Path]:
         draft = self.draft.find() if self.draft else None
         adapters = {f"lora[{at}].path": adapter.path for at, adapter in enumerate(self.lora)}
-        return adapters | ({"draft": draft} if draft else {})
+        mmproj = self.mmproj.find() if self.mmproj and self.vision else None
+        files = {"draft": draft, "mmproj": mmproj}
+        return adapters | {key: path for key, path in files.items() if path}
+
+    @property
+    def other_sources(self) -> tuple[Source, ...]:
+        return (self.mmproj,) if self.mmproj and self.vision else ()
+
+    @property
+    def projector(self) -> Path | None:
+        """The projector's file, if it is here."""
+        if not self.vision or self.mmproj:
+            return self.mmproj.find() if self.mmproj and self.vision else None
+        model = self.source.find()
+        return projector_of(self.source, model) if model else None
 
     def problem(self, path: Path) -> str | None:
         return looks.ggufs_inside(path) if path.is_dir() else looks.gguf(path)
@@ -337,6 +365,10 @@ class ImageModelEntry(ModelEntry, tag_field="kind", tag="image", frozen=True, kw
     @property
     def unneeded_files(self) -> str | None:
         return "transformer/*.safetensors" if self.transformer else None
+
+    @property
+    def other_sources(self) -> tuple[Source, ...]:
+        return (self.transformer,) if self.transformer else ()
 
     @property
     def other_ggufs(self) -> Mapping[str, Path]:

@@ -15,6 +15,7 @@ from localinfra.machine import cache_folder
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 MANIFEST_LIMIT = 4 << 20  # bytes; real ones have under 2 kB
 OLLAMA_MODEL = "application/vnd.ollama.image.model"
+OLLAMA_PROJECTOR = "application/vnd.ollama.image.projector"
 
 
 def hub_cache() -> Path:
@@ -90,15 +91,16 @@ class OllamaManifest(msgspec.Struct, frozen=True):
         return next((layer for layer in self.layers if layer.media_type == kind), None)
 
 
-def ollama_blob(manifest_path: str) -> Path | None:
-    """Returns the model's GGUF file that Ollama has, by its manifest's path below `manifests/`."""
+def ollama_blob(manifest_path: str, kind: str = OLLAMA_MODEL) -> Path | None:
+    """Returns the model's GGUF file that Ollama has, or its layer of another `kind`, by its
+    manifest's path below `manifests/`."""
     for folder in ollama_folders():
         try:
             with (folder / "manifests" / manifest_path).open("rb") as file:
                 manifest = msgspec.json.decode(file.read(MANIFEST_LIMIT), type=OllamaManifest)
         except (OSError, msgspec.DecodeError):
             continue
-        layer = manifest.layer(OLLAMA_MODEL)
+        layer = manifest.layer(kind)
         if layer and (path := ollama_file(folder, layer)):
             return path
     return None

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from localinfra import machine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
-from localinfra.footprint import Room, total
+from localinfra.footprint import CPU, Footprint, Room, less, total
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.model import Model
 from localinfra.models.entries import TextModelEntry
@@ -26,6 +27,7 @@ from localinfra.prefixes.shelves import Shelves
 from localinfra.text.draft import load_draft, plan_with_draft
 from localinfra.text.identity import identity
 from localinfra.text.placing import TextPlan, place, short_context
+from localinfra.text.projector import load_projector, plan_projector, with_batch
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel
@@ -51,9 +53,11 @@ def load_text_model(
     Raises ModelUnavailable with the remedy: file absent, damaged, or too large for memory."""
     plan = plan or text_plan(name, entry, {})
     path, header = plan.path, plan.header
+    own_entry, entry = entry, with_batch(entry, plan.projector)
     context, model = place(name, entry, plan)
     # Imported late: while a server starts, another thread imports it beside the load.
     from localinfra.engine.engine import Engine
+    from localinfra.text.eyes import Eyes
     from localinfra.text.model import TextModel
 
     if not model.can_generate:
@@ -63,18 +67,16 @@ def load_text_model(
             'give it kind = "embedding" in models.toml if it is an embedder.',
             "model",
         )
+    projector = None
     try:
+        if plan.projector:
+            projector = load_projector(name, entry, plan.projector, model)
         drafter = load_draft(name, entry, plan, model, context)
     except BaseException:
         context.close()
+        if projector:
+            projector.close()
         raise
-    engine_settings = EngineSettings(
-        max_waiting=max_waiting,
-        max_offloaded=max_offloaded_bytes(entry),
-        prompt_lookup=entry.prompt_lookup,
-        max_gap_ratio=entry.max_gap_ratio,
-        adapts_threads=entry.threads is None and entry.batch_threads is None,
-    )
     # After a load that ran out of memory, the context may be smaller than planned.
     settings = msgspec.structs.replace(
         plan.settings,
@@ -83,18 +85,31 @@ def load_text_model(
     )
     known_by = identity(entry, header, settings, is_offloaded=model.is_offloaded)
     shelf = shelves.shelf(name, known_by) if shelves else None
-    engine = Engine(context, engine_settings, name=name, shelf=shelf, drafter=drafter)
+    engine = Engine(
+        context, engine_settings(entry, max_waiting), name=name, shelf=shelf, drafter=drafter
+    )
     return TextModel(
         name,
-        entry,
+        own_entry,
         model,
         engine,
         templates_of(name, entry, header, model),
         max_waiting,
         share_prefixes=share_prefixes,
         recommended=recommended_in(header.metadata),
-        footprint=total(each.footprint for each in (context, drafter) if each),
+        footprint=total(each.footprint for each in (context, drafter, projector) if each),
+        eyes=Eyes(name, projector, max_waiting, plan.projector_identity) if projector else None,
         salt_of=shelves.salt if shelves else str,
+    )
+
+
+def engine_settings(entry: TextModelEntry, max_waiting: int) -> EngineSettings:
+    return EngineSettings(
+        max_waiting=max_waiting,
+        max_offloaded=max_offloaded_bytes(entry),
+        prompt_lookup=entry.prompt_lookup,
+        max_gap_ratio=entry.max_gap_ratio,
+        adapts_threads=entry.threads is None and entry.batch_threads is None,
     )
 
 
@@ -118,7 +133,7 @@ def text_plan(name: str, entry: TextModelEntry, room: Room) -> TextPlan:
     try:
         path, header = weights(name, entry)
         check_adapters(entry)
-        return plan_with_draft(name, entry, path, header, room)
+        return plan_with_projector(name, entry, path, header, room)
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None
 
@@ -130,6 +145,29 @@ def check_adapters(entry: TextModelEntry) -> None:
 
         for adapter in entry.lora:
             read_adapter(adapter.path)
+
+
+def plan_with_projector(
+    name: str, entry: TextModelEntry, path: Path, header: GgufHeader, room: Room
+) -> TextPlan:
+    """The projector has its place first: pictures come before all else. Raises ModelUnavailable and
+    BadGguf."""
+    projector = plan_projector(name, entry, header, room)
+    if projector is None:
+        return plan_with_draft(name, entry, path, header, room)
+    from localinfra.text.eyes import KEPT_BYTES, PIXEL_BYTES
+
+    free = free_memory() if entry.gpu_layers != 0 else {}
+    free[CPU] = machine.available_memory() or 0
+    room = {device: room.get(device, size) for device, size in free.items()}
+    rest = less(room, projector.expected)
+    plan = plan_with_draft(name, with_batch(entry, projector), path, header, rest)
+    return msgspec.structs.replace(
+        plan,
+        expected=total((plan.expected, projector.expected)),
+        working=Footprint({CPU: KEPT_BYTES + PIXEL_BYTES}),
+        projector=projector,
+    )
 
 
 def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:

@@ -17,6 +17,7 @@ from localinfra.errors import ContextLengthExceeded, InvalidRequest
 from localinfra.footprint import NO_MEMORY, Footprint
 from localinfra.models.entries import ModelDetails, TextModelEntry
 from localinfra.models.sampling import SamplingSettings
+from localinfra.text.eyes import Eyes
 from localinfra.text.grammars import Grammars
 from localinfra.text.prompts import Prompts
 from localinfra.text.request import TextRequest
@@ -40,10 +41,12 @@ class TextModel:
         recommended: SamplingSettings | None = None,
         footprint: Footprint = NO_MEMORY,
         salt_of: Callable[[str], str] = str,
+        eyes: Eyes | None = None,
     ):
         """`max_waiting` requests may wait for their prompt to be made. `share_prefixes`: clients
         reuse each other's prefixes, not only their own; `salt_of` says what a client's are kept
-        under. `recommended`: by the file, for entries that don't say."""
+        under. `recommended`: by the file, for entries that don't say. `eyes`: of a model that
+        sees."""
         self._salt_of = (lambda _: salt_of("")) if share_prefixes else salt_of
         self._recommended = recommended
         self.name = name
@@ -52,6 +55,7 @@ class TextModel:
         self.vocabulary = vocabulary
         self.prompts = Prompts(name, vocabulary, templates, engine.context_length, max_waiting)
         self.grammars = Grammars(vocabulary, is_shared=share_prefixes)
+        self.eyes = eyes
         self.worker = engine
 
     @property
@@ -74,9 +78,12 @@ class TextModel:
     @property
     def is_busy(self) -> bool:
         num_choices = self.worker.num_waiting + self.stats.num_running
-        return num_choices > 0 or self.prompts.is_busy or self.grammars.is_busy
+        is_looking = self.eyes is not None and self.eyes.is_busy
+        return num_choices > 0 or self.prompts.is_busy or self.grammars.is_busy or is_looking
 
     def close(self) -> None:
+        if self.eyes:
+            self.eyes.close()
         self.grammars.close()
         self.prompts.close()
         self.worker.close()
@@ -135,6 +142,7 @@ class TextModel:
                 client=request.client,
                 cache_salt=self._salt_of(request.client),
                 border=request.border,
+                pictures=request.pictures,
             )
             for prompt in request.prompts
         ]

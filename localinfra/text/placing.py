@@ -46,6 +46,7 @@ from localinfra.models.memory import (
 )
 from localinfra.models.seats import LoadPlan
 from localinfra.text.identity import identity
+from localinfra.text.projector import ProjectorPlan
 
 if TYPE_CHECKING:
     from localinfra.llama.context import LlamaContext
@@ -73,13 +74,20 @@ class TextPlan(LoadPlan, frozen=True, kw_only=True):
     settings: ContextSettings
     gpu_layers: int
     tensor_split: tuple[float, ...]
-    draft: "TextPlan | None" = None  # of its draft model, which `expected` includes
+    # of its draft model and its projector, which `expected` includes
+    draft: "TextPlan | None" = None
+    projector: ProjectorPlan | None = None
+
+    @property
+    def projector_identity(self) -> str:
+        """What the rows of pictures depend on, besides these."""
+        return self.projector.identity if self.projector else ""
 
     @property
     def shape(self) -> object:
-        draft = self.draft and self.draft.shape
+        others = [other and other.shape for other in (self.draft, self.projector)]
         own = (self.path, self.header.size_bytes, self.settings, self.gpu_layers, self.tensor_split)
-        return (*own, draft)
+        return (*own, *others)
 
 
 def plan_text(

@@ -14,8 +14,10 @@ from localinfra.chat.formats.form import Voice
 from localinfra.chat.messages import Message, size_of, texts_of
 from localinfra.chat.sandbox.meter import DEADLINE_S, Deadline, LimitExceeded
 from localinfra.chat.template import ChatTemplate
+from localinfra.engine.pictures import Placed
 from localinfra.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor, is_abandoned
+from localinfra.text.showing import NOTHING_SHOWN, PromptWithPictures, ShownPictures
 from localinfra.text.templates import ModelTemplates
 from localinfra.text.vocabulary import Vocabulary, spelled, text_of
 
@@ -37,6 +39,7 @@ class ChatPrompt(msgspec.Struct, frozen=True):
     is_thinking: bool  # the template has already opened the reasoning
     is_continued: bool  # the answer is the rest of a message
     border: int = 0  # tokens before the last message's text
+    pictures: tuple[Placed, ...] = ()  # in ids
 
 
 class TokenizerInfo(msgspec.Struct, frozen=True):
@@ -113,10 +116,11 @@ class Prompts:
         *,
         asks: bool = True,
         is_counted: bool = False,
+        shown: ShownPictures = NOTHING_SHOWN,
     ) -> ChatPrompt:
         """Messages and tools → a prompt, using the model's template; the conversation alone unless
         it `asks` for an answer. With `is_counted` the prompt is only tokenized, and waits in the
-        queue of such texts.
+        queue of such texts. `shown`: the pictures whose marks are in the messages.
 
         Only the template can write control tokens: the same spellings in a message stay text.
         Raises InvalidRequest if there is no template or it refuses the messages,
@@ -133,7 +137,7 @@ class Prompts:
         if len(messages) > self._context_length:  # each has at least one token
             raise ContextLengthExceeded(len(messages), self._context_length, is_exact=False)
         executor = self._counting if is_counted else self._prompting
-        job = (self._render, template, messages, template_kwargs, tools, asks)
+        job = (self._render, template, messages, template_kwargs, tools, asks, shown)
         return await executor.run(*job, size=size_of(messages))
 
     def _render(
@@ -143,6 +147,7 @@ class Prompts:
         kwargs: Mapping[str, object],
         tools: Sequence[Tool],
         asks: bool,
+        shown: ShownPictures,
     ) -> ChatPrompt:
         characters = sum(len(text.strip()) for text in texts_of(messages))
         if template.shows_texts:
@@ -158,15 +163,20 @@ class Prompts:
             deadline=deadline,
         )
         self._refuse_endless(len(rendered.text), "messages")
-        ids: list[int] = []
+        made = PromptWithPictures(shown)
         for segment in rendered.segments:
-            ids += self._ids(
-                segment.text, deadline, "messages", segment.is_template, add_bos=not ids
-            )
+            for text in made.texts(segment.text):
+                made.ids += self._ids(
+                    text, deadline, "messages", segment.is_template, add_bos=not made.ids
+                )
+        ids = made.ids
         reasoning = template.voice.reasoning
         is_thinking = reasoning is not None and reasoning.is_open_at_end_of(rendered.text)
-        border = self._border(ids, rendered.text, messages)
-        return ChatPrompt(ids, template.voice, is_thinking, rendered.is_continued, border)
+        # Pictures are read once whatever follows them.
+        border = 0 if made.placed else self._border(ids, rendered.text, messages)
+        return ChatPrompt(
+            ids, template.voice, is_thinking, rendered.is_continued, border, tuple(made.placed)
+        )
 
     def _border(self, ids: Sequence[int], text: str, messages: Sequence[Message]) -> int:
         """How many tokens there are before the last message's text; 0 if it is not found."""

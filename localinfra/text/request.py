@@ -10,6 +10,7 @@ from localinfra.engine.request import GenerationParams
 
 if TYPE_CHECKING:
     from localinfra.engine.grammar.constraint import Grammar  # imports llguidance
+    from localinfra.engine.pictures import Placed  # imports numpy
 
 
 class TextParams(GenerationParams, frozen=True, kw_only=True):
@@ -31,4 +32,5 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     # control tokens to be spelled out in the text
     spelled_tokens: frozenset[int] = frozenset()
     client: str = ""  # whose prefixes it may reuse, and whose share of the queue it uses
+    pictures: "tuple[Placed, ...]" = ()  # in each prompt
     prompt_param: str = "messages"  # named in the error for a prompt that is too long

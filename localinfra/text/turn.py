@@ -26,6 +26,7 @@ from localinfra.engine.output import OutputDelta, ParsedText
 from localinfra.engine.request import FinishReason
 from localinfra.engine.stops import StopMatcher, Stops
 from localinfra.text.request import TextParams, TextRequest
+from localinfra.text.showing import NOTHING_SHOWN, ShownPictures
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # imports numpy, which only a loaded model needs
@@ -38,6 +39,7 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
     answer: Answer
     template_kwargs: Mapping[str, object]
     params: TextParams
+    shown: ShownPictures = NOTHING_SHOWN  # the pictures whose marks are in the messages
 
 
 class ChoiceReader:
@@ -107,6 +109,7 @@ class Turn(msgspec.Struct, frozen=True):
     readers: list[ChoiceReader]  # one per choice
     deltas: Deltas
     left_out: Sequence[str] = ()  # paths of requirements that are not enforced
+    num_image_tokens: int = 0  # of the prompt's
 
     @property
     def num_prompt(self) -> int:
@@ -124,9 +127,13 @@ async def begin_turn(
     """
     use = wanted.answer.use
     is_free = not use.is_required and wanted.answer.format is None
-    prompt = await model.prompts.chat(wanted.messages, wanted.template_kwargs, use.tools)
+    prompt = await model.prompts.chat(
+        wanted.messages, wanted.template_kwargs, use.tools, shown=wanted.shown
+    )
     compiled = await model.grammars.compile(wanted.answer, prompt, client)
     ids = model.prompts.after(before, prompt.ids) if before else prompt.ids
+    num_before = len(ids) - len(prompt.ids)
+    pictures = tuple(one._replace(at=one.at + num_before) for one in prompt.pictures)
     parsers = [
         parser_of(
             prompt.voice,
@@ -144,14 +151,16 @@ async def begin_turn(
         TextRequest(
             prompts=[ids],
             params=wanted.params,
-            border=prompt.border + len(ids) - len(prompt.ids),
+            border=prompt.border + num_before,
+            pictures=pictures,
             readers=readers,
             grammar=compiled.grammar,
             spelled_tokens=model.prompts.format_tokens if parsers[0] else frozenset(),
             client=client,
         )
     )
-    return Turn(ids, readers, deltas, compiled.left_out)
+    num_image_tokens = sum(one.picture.num_tokens for one in pictures)
+    return Turn(ids, readers, deltas, compiled.left_out, num_image_tokens)
 
 
 def pieces_in(delta: OutputDelta) -> list[Piece]:

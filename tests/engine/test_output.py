@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from localinfra.engine.logprobs import token_logprob
 from localinfra.engine.output import ChoiceOutput, Detokenizer, OutputDelta
-from localinfra.engine.radix import Prefix, RadixTree, common_prefix
+from localinfra.engine.radix import Prefix, RadixTree
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
+from localinfra.engine.runs import common_prefix
 from localinfra.engine.stops import StopMatcher, Stops
 
 TEXT = "aé🦜b"

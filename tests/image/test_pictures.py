@@ -1,26 +1,12 @@
 """Clients' image files: what an edit starts from, and what is refused."""
 
-import io
-import struct
-import zlib
-from typing import Any
-
 import numpy as np
 import pytest
+from picture_files import file, plain, png_header, scan_bomb, text_bomb
 from PIL import Image
 
 from localinfra.errors import InvalidRequest
 from localinfra.image.pictures import original, proportional
-
-
-def file(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def plain(width: int = 128, height: int = 64, color: Any = (200, 30, 60)) -> Image.Image:
-    return Image.new("RGB", (width, height), color)
 
 
 def with_hole(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
@@ -29,7 +15,7 @@ def with_hole(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Ima
     return holed
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_formats(form: str) -> None:
     start = original(file(plain(), form), None, None, 1024, None)
     assert start.picture.size == (128, 64) and start.picture.mode == "RGB"
@@ -97,36 +83,11 @@ def test_a_photograph_is_turned_upright() -> None:
     assert start.picture.size == (64, 128)
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A file with a size in its header, and no pixels."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"x")
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    checksum = zlib.crc32(kind + body)
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
-
-
-def scan_bomb() -> bytes:
-    """A progressive JPEG that repeats its last scan 100 times."""
-    whole = file(plain(256, 256), "JPEG", progressive=True)
-    at = whole.rindex(b"\xff\xda")
-    return whole[:at] + whole[at:-2] * 100 + whole[-2:]
-
-
-def text_bomb() -> bytes:
-    """64 MB of zeros in a text chunk of 64 kB."""
-    bomb = chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(64 << 20), 9))
-    whole = file(plain())
-    return whole[:33] + bomb + whole[33:]
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"", "can't be read as an image"),
-        (b"not an image", "send a complete file in PNG, JPEG, WEBP"),
+        (b"not an image", "send a complete file in PNG, JPEG, WEBP, GIF"),
         (b"GIF89a" + bytes(100), "can't be read"),
         (png_header(60_000, 60_000), "exceeds limit"),
         (png_header(5_000, 5_000), "at most 16777216"),

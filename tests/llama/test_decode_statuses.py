@@ -16,9 +16,10 @@ from localinfra.engine.request import (
     SamplingParams,
 )
 from localinfra.errors import ApiError
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.settings import ContextSettings
 
 SETTINGS = ContextSettings(
     context_length=64, num_cells=160, num_sequences=2, batch_size=16, threads=1, kv_type="f16"

@@ -52,6 +52,17 @@ def mutations(make: Callable[[], TinyModel], seed: int = 0, flips: int = 500) ->
     yield from _flips(model, seed, flips)
 
 
+def projector_mutations(
+    make: Callable[[], TinyModel], seed: int = 0, flips: int = 500
+) -> Iterator[Mutation]:
+    """Those that a file without a vocabulary can have."""
+    model = make()
+    yield "as it was", model.to_bytes
+    for changes in (_cuts, _borders, _metadata, _tensors, _alignments):
+        yield from changes(model)
+    yield from _flips(model, seed, flips)
+
+
 def _changed(
     model: TinyModel, change: Callable[..., None], *arguments: object
 ) -> Callable[[], bytes]:

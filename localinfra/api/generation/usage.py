@@ -6,6 +6,7 @@ The only place that counts: every route reports its usage to a `Charge`.
 import time
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from localinfra.api.http.state import UsedSoFar
 from localinfra.costs import Ledger, Used
@@ -33,6 +34,7 @@ def expected_tokens(num_bytes: int, body: msgspec.Struct) -> int:
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int  # of the prompt, found in the prefix cache
+    image_tokens: int | UnsetType = UNSET  # of the prompt, in place of pictures
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -135,7 +137,15 @@ def dollars(amount: float) -> float:
 class UsageMeter:
     """Counts and charges deltas as they arrive. A prompt counts once for all its choices."""
 
-    def __init__(self, charge: Charge, prompt_lengths: list[int], num_choices: int):
+    def __init__(
+        self,
+        charge: Charge,
+        prompt_lengths: list[int],
+        num_choices: int,
+        num_image_tokens: int = 0,
+    ):
+        """`num_image_tokens`: of the prompts' tokens."""
+        self._num_image_tokens = num_image_tokens
         self._charge = charge
         self._prompt_lengths = prompt_lengths
         self._num_choices = num_choices
@@ -173,5 +183,7 @@ class UsageMeter:
             completion_tokens=completion,
             total_tokens=num_prompt + completion,
             estimated_cost=dollars(self._charge.price.of(num_prompt, completion)),
-            prompt_tokens_details=PromptTokensDetails(sum(self._cached.values())),
+            prompt_tokens_details=PromptTokensDetails(
+                sum(self._cached.values()), self._num_image_tokens or UNSET
+            ),
         )

@@ -14,6 +14,7 @@ from localinfra.api.generation.usage import UsageMeter
 from localinfra.api.ollama.answer import OllamaAnswer, OllamaCall, OllamaReply, Said, Stopwatch
 from localinfra.api.ollama.calls import load_or_unload, text_model
 from localinfra.api.ollama.options import TextFields
+from localinfra.api.pictures import with_pictures
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import (
     MAX_CALLS,
@@ -54,10 +55,10 @@ class OllamaMessage(msgspec.Struct, frozen=True):
 
 
 def with_images(text: str, images: Sequence[str]) -> list[ContentPart]:
-    """They are not decoded: no model here sees them yet. What becomes of such parts is decided
-    where all conversations are read."""
+    """The images come first, as in Ollama. They are not decoded yet: what becomes of such parts is
+    decided where all conversations are read."""
     texts = [ContentPart("text", text)] if text else []
-    return [*texts, *(ContentPart("image") for _ in images)]
+    return [*(ContentPart("image", image_url=image) for image in images), *texts]
 
 
 class ChatFields(TextFields, frozen=True, kw_only=True):
@@ -109,8 +110,10 @@ async def create_ollama_chat(request: Request) -> Response:
     model = await text_model(call, ROUTE)
     charge = call.charge(model)
     watch.loaded()
+    messages, shown = await with_pictures(call, model, messages)
     wanted = TurnRequest(
         messages=messages,
+        shown=shown,
         answer=answer,
         template_kwargs=body.template_kwargs,
         params=body.text_params(model, call.default_seed),
@@ -118,7 +121,7 @@ async def create_ollama_chat(request: Request) -> Response:
     turn = await begin_turn(model, wanted, call.caller)
     call.report_ignored([*tools.left_out, *unread_parts(messages)], tools.unknown)
     call.report_ignored([*body.unmet(model), *turn.left_out])
-    meter = UsageMeter(charge, [turn.num_prompt], 1)
+    meter = UsageMeter(charge, [turn.num_prompt], 1, turn.num_image_tokens)
     reply = OllamaChatAnswer(model, turn.deltas, meter, watch)
     if body.stream:
         return call.lines(reply.lines(), turn.deltas, reply.heartbeat)

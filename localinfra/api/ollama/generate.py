@@ -16,6 +16,7 @@ from localinfra.api.ollama.answer import OllamaAnswer, OllamaReply, Said, Stopwa
 from localinfra.api.ollama.calls import load_or_unload, text_model
 from localinfra.api.ollama.chat import Images, with_images
 from localinfra.api.ollama.options import TextFields
+from localinfra.api.pictures import with_pictures
 from localinfra.chat.answer import Answer
 from localinfra.chat.formats.pieces import Content, Piece
 from localinfra.chat.messages import Message
@@ -91,7 +92,10 @@ class OllamaTextAnswer(OllamaAnswer):
         return generate_reply(said, frame)
 
     async def context(self, content: str) -> Sequence[int] | UnsetType:
-        """Without the reasoning, which later prompts don't need."""
+        """Without the reasoning, which later prompts don't need. None if there are pictures: ids
+        don't tell of them."""
+        if min(self._prompt) < 0:
+            return UNSET
         try:
             return [*self._prompt, *await self.model.prompts.tokenize(content, add_bos=False)]
         except QueueFull:  # the answer is complete, and most clients don't read this
@@ -141,15 +145,17 @@ async def message_answer(
 ) -> OllamaAnswer:
     body = call.body
     charge = call.charge(model)
+    messages, shown = await with_pictures(call, model, body.messages)
     wanted = TurnRequest(
-        messages=body.messages,
+        messages=messages,
+        shown=shown,
         answer=answer,
         template_kwargs=body.template_kwargs,
         params=body.text_params(model, call.default_seed),
     )
     turn = await begin_turn(model, wanted, call.caller, body.context)
     call.report_ignored(turn.left_out)
-    meter = UsageMeter(charge, [turn.num_prompt], 1)
+    meter = UsageMeter(charge, [turn.num_prompt], 1, turn.num_image_tokens)
     return OllamaTextAnswer(model, turn.deltas, meter, watch, turn.prompt)
 
 

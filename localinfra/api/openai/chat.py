@@ -35,6 +35,7 @@ from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.background import follow
 from localinfra.api.http.held import holding
 from localinfra.api.openai.completion_writer import CompletionObject, CompletionWriter
+from localinfra.api.pictures import with_pictures
 from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.formats.pieces import CallArguments, CallStart, Content, Piece, Thought
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out
@@ -253,8 +254,10 @@ async def begin_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
     call.log_user(body.user)
     model = await call.models.text(name, ROUTE)
     charge = call.charge(model)
+    messages, shown = await with_pictures(call, model, wanted.messages)
+    wanted = msgspec.structs.replace(wanted, messages=messages, shown=shown)
     turn = await begin_turn(model, wanted, call.caller)
-    call.report_ignored([*tools.left_out, *left_out(body.messages)], tools.unknown)
+    call.report_ignored([*tools.left_out, *left_out(messages)], tools.unknown)
     call.report_ignored([*model.prompts.unread(body.kwarg_paths), *turn.left_out])
     answer = ChatAnswer(model, body, wanted.answer.use, turn, charge)
     if body.stream:
@@ -334,7 +337,7 @@ class ChatAnswer:
         self._body = body
         self._use = use
         self._turn = turn
-        self._meter = UsageMeter(charge, [turn.num_prompt], body.n)
+        self._meter = UsageMeter(charge, [turn.num_prompt], body.n, turn.num_image_tokens)
         kind = ChatCompletionChunk if body.stream else ChatCompletion
         self._writer = CompletionWriter(kind, "chatcmpl", model.name, body, self._meter)
 

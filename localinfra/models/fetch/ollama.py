@@ -10,18 +10,24 @@ import msgspec
 from localinfra.addresses import is_loopback
 from localinfra.errors import InvalidRequest, ModelNotFound, PullFailed, PullRefused
 from localinfra.models import places
+from localinfra.models.companions import OLLAMA_OWN
 from localinfra.models.fetch.line import Line
 from localinfra.models.fetch.pace import PACE, Pace
 from localinfra.models.fetch.plan import Plan, PlannedFile
 from localinfra.models.fetch.transfer import Blob, Hash
-from localinfra.models.places import MANIFEST_LIMIT, OLLAMA_MODEL, OllamaLayer, OllamaManifest
+from localinfra.models.places import (
+    MANIFEST_LIMIT,
+    OLLAMA_MODEL,
+    OLLAMA_PROJECTOR,
+    OllamaLayer,
+    OllamaManifest,
+)
 from localinfra.models.sources import OllamaSource
 
 ACCEPT = (
     "application/vnd.docker.distribution.manifest.v2+json, "
     "application/vnd.oci.image.manifest.v1+json"
 )
-PROJECTOR = "application/vnd.ollama.image.projector"
 ADAPTER = "application/vnd.ollama.image.adapter"
 LICENSE = "application/vnd.ollama.image.license"
 LICENSE_LIMIT = 1 << 20  # bytes
@@ -44,8 +50,8 @@ def plan_ollama(source: OllamaSource, stop: threading.Event, pace: Pace = PACE) 
             "model",
         )
     files = [PlannedFile(blob_of(source, model), source.own_path)]
-    if projector := manifest.layer(PROJECTOR):
-        link = source.own_path.with_name("mmproj.gguf")
+    if projector := manifest.layer(OLLAMA_PROJECTOR):
+        link = source.own_path.with_name(OLLAMA_OWN)
         files.append(PlannedFile(blob_of(source, projector), link))
     return Plan(source, tuple(files), source.own_path, shown, refusal=refusal(source))
 

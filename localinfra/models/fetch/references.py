@@ -8,7 +8,7 @@ from localinfra.config.tables import close_matches
 from localinfra.errors import InvalidRequest, ModelNotFound
 from localinfra.models import places
 from localinfra.models.catalog import Catalog
-from localinfra.models.entries import ImageModelEntry, ModelEntry
+from localinfra.models.entries import ModelEntry
 from localinfra.models.sources import HubSource, RemoteSource, inner_path, parse_source
 
 FORMS = (
@@ -46,8 +46,7 @@ def with_scheme(text: str) -> str:
 
 
 def of_entry(name: str, entry: ModelEntry) -> list[RemoteSource]:
-    others = [entry.transformer] if isinstance(entry, ImageModelEntry) and entry.transformer else []
-    sources = [entry.source, *others]
+    sources = [entry.source, *entry.other_sources]
     remote = [source for source in sources if isinstance(source, RemoteSource)]
     if not remote:
         where = entry.source.find()

@@ -101,7 +101,7 @@ def problems(header: GgufHeader, tokenizer: GgufVocabulary, *, embeds: bool) -> 
     yield from _layers(header)
     yield from _experts(header)
     yield from _heads(header)
-    yield from _tensors(header)
+    yield from tensor_problems(header)
     if embeds and header.metadata.get("tokenizer.ggml.model") == "bert":
         yield from _bert_tokenizer(header, tokenizer)
     else:
@@ -234,7 +234,7 @@ def _heads(header: GgufHeader) -> Iterator[str]:
             yield f"rotates {rope} of a head's {key} numbers (rope.dimension_count); {AGAIN}"
 
 
-def _tensors(header: GgufHeader) -> Iterator[str]:
+def tensor_problems(header: GgufHeader) -> Iterator[str]:
     """Types that the CPU kernels abort on. llama.cpp itself checks the shapes."""
     for tensor in header.tensors:
         if tensor.type in STORED_ONLY_BY_ACCIDENT:

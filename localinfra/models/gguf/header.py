@@ -69,6 +69,7 @@ class GgufHeader(msgspec.Struct, frozen=True):
     data_offset: int  # where the first tensor begins, in bytes
     size_bytes: int  # of the whole file, or all parts together
     num_parts: int = 1  # files
+    types: Mapping[str, int] = {}  # of a projector's values, as in gguf.md: C asserts them
 
     def number(self, key: str, default: int = 0) -> int:
         """The integer under `<architecture>.<key>`; the largest of an array."""

@@ -24,6 +24,7 @@ from localinfra.models.gguf.header import (
     Tensor,
 )
 from localinfra.models.gguf.parts import whole
+from localinfra.models.gguf.projector import projector_problem
 
 __all__ = ["Array", "BadGguf", "GgufHeader", "Tensor", "check_start", "glance", "read_header"]
 
@@ -102,6 +103,17 @@ def read_adapter(path: str | os.PathLike[str]) -> GgufHeader:
     return header
 
 
+def read_projector(path: str | os.PathLike[str], model: GgufHeader) -> GgufHeader:
+    """The header of an mmproj file that passed the checks, for the text model with this header.
+
+    Raises BadGguf like `read_header`, and for a file that doesn't belong to the model.
+    """
+    header, _ = _read(Path(path))
+    if problem := projector_problem(header, model):
+        raise BadGguf(path, problem)
+    return header
+
+
 def check_start(path: Path) -> None:
     """Raises BadGguf if the first bytes are not those of GGUF; `read_header` checks the rest."""
     with contextlib.suppress(_NeedsMore), _opened(path) as (file, size_bytes):
@@ -162,6 +174,7 @@ class _Parser:
         self.at = 0
         self.what = "its header"
         self.tokenizer = GgufVocabulary()
+        self.types: dict[str, int] = {}
 
     def fail(self, problem: str) -> NoReturn:
         raise BadGguf(self.path, problem)
@@ -187,6 +200,7 @@ class _Parser:
             tensors=tensors,
             data_offset=data_offset,
             size_bytes=self.size_bytes,
+            types=self.types,
         )
         self.check_ends(header)
         return header
@@ -247,6 +261,8 @@ class _Parser:
 
     def value(self, key: str) -> Metadatum:
         kind = self.u32()
+        if key.startswith("clip."):
+            self.types[key] = kind
         if kind == STRING:  # names and licences are only shown: Latin-1 is harmless
             return self.text(strict=key.partition(".")[0] != "general" or "architecture" in key)
         if kind == ARRAY:

@@ -169,7 +169,7 @@ class ResponseAnswer:
         self._response = response
         # Encoded once: it repeats fields of the request, which may be megabytes.
         self._json = msgspec.Raw(encode(self._response))
-        self._meter = UsageMeter(charge, [turn.num_prompt], 1)
+        self._meter = UsageMeter(charge, [turn.num_prompt], 1, turn.num_image_tokens)
         names, carries = asked.offered.names, CARRIED in asked.body.include
         self._writer = (
             CompactionWriter() if asked.compacts else OutputWriter(names, carries=carries)

@@ -1,0 +1,98 @@
+"""Pictures in a request's conversation: links → what a model that sees reads of them."""
+
+import base64
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from localinfra.api.call import Call
+from localinfra.chat.messages import Message, last_of_user
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import TextModelEntry
+from localinfra.text.showing import NOTHING_SHOWN, Link, ShownPictures, links, marked, new_word
+
+if TYPE_CHECKING:
+    from localinfra.text.model import TextModel  # imports numpy, which only a loaded model needs
+
+MAX_PICTURES = 256  # in a conversation
+LOW_SIDE = 512  # pixels of the longer side with `detail` low, as in OpenAI's API
+DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.I)
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+Conversation = tuple[list[Message], ShownPictures]
+
+
+async def with_pictures(
+    call: Call[Any], model: "TextModel", messages: Sequence[Message]
+) -> Conversation:
+    """The messages with marks for their pictures, and the pictures. Without eyes, the messages as
+    they are: they are refused later, or their pictures left out.
+
+    Raises InvalidRequest for a picture that can't be read, too many of them, or more tokens than
+    the context has; UnsupportedParameter naming the models that see; QueueFull.
+    """
+    found = links(messages)
+    if not found:
+        return [*messages], NOTHING_SHOWN
+    if model.eyes is None:
+        await refuse_blind(call, model.name, messages, found)
+        return [*messages], NOTHING_SHOWN
+    if len(found) > MAX_PICTURES:
+        raise InvalidRequest(
+            f"There are {len(found)} pictures in the messages; at most {MAX_PICTURES} are read. "
+            "Send fewer.",
+            "messages",
+        )
+    room, seen = model.context_length - 1, []
+    for link in found:
+        data = await call.threads.pictures_in.run(picture_bytes, link)
+        max_side = LOW_SIDE if link.image.detail == "low" else None
+        seen.append(await model.eyes.see(data, room, link.path, max_side))
+        room -= seen[-1].num_tokens
+    word = new_word()
+    return marked(messages, word), ShownPictures(word, seen)
+
+
+def picture_bytes(link: Link) -> bytes:
+    """The bytes of a data URL, or of base64 alone, as Ollama's clients send it. Raises
+    InvalidRequest."""
+    url = link.image.url.strip()
+    head = DATA_URL.match(url)
+    if head is None and (scheme := SCHEME.match(url)):
+        raise InvalidRequest(
+            f"{link.path} has the URL of a picture ({scheme[0]}...), and only data URLs such as "
+            "data:image/png;base64,... are read: this server fetches nothing for its clients.",
+            link.path,
+        )
+    try:
+        return base64.b64decode("".join(url[head.end() if head else 0 :].split()), validate=True)
+    except ValueError as error:  # binascii.Error, or non-ASCII characters
+        raise InvalidRequest(f"{link.path} is not valid base64: {error}.", link.path) from None
+
+
+async def refuse_blind(
+    call: Call[Any], name: str, messages: Sequence[Message], found: Sequence[Link]
+) -> None:
+    """Raises UnsupportedParameter if the user's last message has a picture, and some model here
+    sees."""
+    asked = f"messages[{last_of_user(messages)}]."
+    path = next((link.path for link in found if link.path.startswith(asked)), None)
+    if path is None:
+        return
+    catalog = call.runtime.catalog
+    if names := await call.threads.files.run(seeing_models, catalog):
+        raise UnsupportedParameter(
+            f"{name} takes text only and can't see the picture in {path}. Send it to a model that "
+            f"sees: {', '.join(names[:10])}.",
+            path,
+        )
+
+
+def seeing_models(catalog: Catalog) -> list[str]:
+    """Reads folder listings."""
+    return [
+        name
+        for name, entry in catalog.entries.items()
+        if isinstance(entry, TextModelEntry) and entry.projector
+    ]

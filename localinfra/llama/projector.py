@@ -1,0 +1,135 @@
+"""A projector (mmproj file) in memory: pictures → rows that its text model reads, by libmtmd.
+
+The file must have passed `models/gguf/projector.py` and a trial in a process of its own. Decodes
+nothing: what the rows mean for a context is in `engine/pictures.py`.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from localinfra.footprint import Footprint
+from localinfra.llama import log
+from localinfra.llama.library import llama_cpp, mtmd
+from localinfra.llama.load_log import footprint_of
+from localinfra.llama.model import LoadFailed, Model
+from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
+from localinfra.pictures import Pixels
+
+TEXT, IMAGE = 0, 1  # enum mtmd_input_chunk_type
+
+
+class ProjectorSettings(msgspec.Struct, frozen=True):
+    threads: int
+    use_gpu: bool = False
+    max_tokens: int | None = None  # of one picture, where the projector has no fixed number
+
+
+class Projector:
+    """Owns the weights and keeps the text model alive. One thread at a time; `sizes` from any.
+
+    Raises LoadFailed.
+    """
+
+    def __init__(self, path: Path, model: Model, settings: ProjectorSettings):
+        self._pointer: Any = None
+        self._model = model
+        try:
+            self._library = mtmd()
+        except (OSError, RuntimeError) as error:
+            raise LoadFailed(f"this build of llama.cpp can't see: {error}") from None
+        self._library.mtmd_log_set(log.callback, ctypes.c_void_p(0))
+        params = self._library.mtmd_context_params_default()
+        params.use_gpu = settings.use_gpu
+        params.print_timings = False
+        params.n_threads = settings.threads
+        if settings.max_tokens is not None:
+            params.image_max_tokens = settings.max_tokens
+            params.image_min_tokens = min(settings.max_tokens, 8)
+        log.recent_errors()
+        with log.collected() as lines:
+            self._pointer = self._library.mtmd_init_from_file(
+                os.fsencode(path), model.pointer, params
+            )
+        if not self._pointer:
+            raise LoadFailed(f"{path}: {log.recent_errors() or 'llama.cpp could not load it'}")
+        self.footprint: Footprint = footprint_of(lines)
+        self.width: int = llama_cpp.llama_model_n_embd_inp(model.pointer)
+        self.sees = bool(self._library.mtmd_support_vision(self._pointer))
+        # Whether rows see only those before them.
+        self.is_causal = not self._library.mtmd_decode_use_non_causal(self._pointer, None)
+
+    def sizes(self, width: int, height: int) -> list[PartSize]:
+        """What a picture of so many pixels becomes, without its content. Raises
+        EncodingFailed."""
+        lib = self._library
+        with ExitStack() as held:
+            chunks = self._chunks(held, width, height, None)
+            return [
+                PartSize(
+                    lib.mtmd_input_chunk_get_n_tokens(chunk),
+                    lib.mtmd_input_chunk_get_type(chunk) != TEXT,
+                )
+                for chunk in chunks
+            ]
+
+    def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]:
+        """Encodes a picture, which takes from milliseconds to minutes; `check` is called between
+        its parts and may raise to end it. Raises EncodingFailed."""
+        with ExitStack() as held:
+            data = (ctypes.c_uint8 * len(pixels.data)).from_buffer_copy(pixels.data)
+            chunks = self._chunks(held, pixels.width, pixels.height, data)
+            return tuple(self._parts(chunks, check))
+
+    def close(self) -> None:
+        if self._pointer:
+            self._library.mtmd_free(self._pointer)
+            self._pointer = None
+
+    def _chunks(self, held: ExitStack, width: int, height: int, data: Any) -> list[Any]:
+        """A picture between no texts → pointers that live as long as `held`."""
+        lib = self._library
+        bitmap = lib.mtmd_bitmap_init(width, height, data)
+        held.callback(lib.mtmd_bitmap_free, bitmap)
+        chunks = lib.mtmd_input_chunks_init()
+        held.callback(lib.mtmd_input_chunks_free, chunks)
+        part = lib.mtmd_input_part()
+        part.bitmap = bitmap
+        parts = (ctypes.POINTER(lib.mtmd_input_part) * 1)(ctypes.pointer(part))
+        if lib.mtmd_tokenize_from_parts(self._pointer, chunks, parts, 1, False):
+            raise EncodingFailed(log.recent_errors() or "llama.cpp can't prepare the picture")
+        count = lib.mtmd_input_chunks_size(chunks)
+        return [lib.mtmd_input_chunks_get(chunks, at) for at in range(count)]
+
+    def _parts(self, chunks: list[Any], check: Callable[[], None]) -> Iterator[PicturePart]:
+        lib = self._library
+        for chunk in chunks:
+            count = lib.mtmd_input_chunk_get_n_tokens(chunk)
+            if lib.mtmd_input_chunk_get_type(chunk) == TEXT:
+                length = ctypes.c_size_t()
+                tokens = lib.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(length))
+                yield PicturePart(list(tokens[: length.value]))
+                continue
+            check()
+            if lib.mtmd_encode_chunk(self._pointer, chunk):
+                raise EncodingFailed(log.recent_errors() or "llama.cpp can't encode the picture")
+            found = np.ctypeslib.as_array(
+                lib.mtmd_get_output_embd(self._pointer), (count, self.width)
+            )
+            yield PicturePart(rows=found.astype(np.float32, copy=True), grid=self._grid(chunk))
+
+    def _grid(self, chunk: Any) -> tuple[int, int] | None:
+        lib = self._library
+        if not lib.mtmd_decode_use_mrope(self._pointer):
+            return None
+        image = lib.mtmd_input_chunk_get_tokens_image(chunk)
+        last = lib.mtmd_input_chunk_get_n_tokens(chunk) - 1
+        if lib.mtmd_image_tokens_get_decoder_pos(image, 0, last).t:  # a tile, counted like text
+            return None
+        return lib.mtmd_image_tokens_get_ny(image), lib.mtmd_image_tokens_get_nx(image)

@@ -1,0 +1,260 @@
+"""How a model sees: picture files → what stands for them in a prompt, each picture encoded once.
+
+Decoding and encoding run in threads of their own, while the engine goes on with its steps. Knows
+nothing of messages, and not how the engine reads the rows.
+"""
+
+import asyncio
+import hashlib
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from localinfra.engine.pictures import Picture
+from localinfra.errors import InvalidRequest, ModelUnavailable
+from localinfra.executor import BoundedExecutor, stop_if_abandoned
+from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
+from localinfra.pictures import Pixels, read_pixels
+
+# Encoded pictures that are kept, for the next turns of their conversations: ten of 1,024 tokens of
+# 4,096 numbers take 160 MiB.
+KEPT_BYTES = 256 << 20
+PIXEL_BYTES = 128 << 20  # of the picture that is encoded, and of the one that is read meanwhile
+DECODING_THREADS = 2
+LARGE_BYTES = 1 << 20  # of a file that takes a millisecond to hash
+MAX_DIGESTS = 10_000  # of files whose pixels are known, 64 bytes each
+
+
+class PictureEncoder(Protocol):
+    """`llama.projector.Projector`, and a fake in the tests. `read` in one thread at a time."""
+
+    is_causal: bool
+
+    def sizes(self, width: int, height: int) -> list[PartSize]: ...
+
+    def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]: ...
+
+    def close(self) -> None: ...
+
+
+class SeenPicture(msgspec.Struct, frozen=True):
+    """A picture as the model reads it."""
+
+    digest: bytes  # of its pixels
+    parts: tuple[list[int] | Picture, ...]  # text tokens around rows: it may be several tiles
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(
+            part.num_tokens if isinstance(part, Picture) else len(part) for part in self.parts
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.rows.nbytes for part in self.parts if isinstance(part, Picture))
+
+
+class Encoding:
+    """A picture that is being encoded, and how many wait for it."""
+
+    def __init__(self, task: "asyncio.Task[SeenPicture]"):
+        self.task = task
+        self.num_waiting = 0
+
+
+class Eyes:
+    """Event loop only, except `close`. Errors name `param`."""
+
+    def __init__(
+        self,
+        name: str,
+        encoder: PictureEncoder,
+        max_waiting: int,
+        identity: str = "",
+        kept_bytes: int = KEPT_BYTES,
+    ):
+        """`max_waiting` pictures may wait to be decoded, and as many to be encoded. `identity`:
+        what rows depend on besides pixels."""
+        self._name = name
+        self._identity = identity.encode()
+        self._encoder = encoder
+        self._decoding = BoundedExecutor("reading pictures", DECODING_THREADS, max_waiting)
+        self._encoding = BoundedExecutor(f"{name} to see pictures", 1, max_waiting)
+        self._kept = KeptPictures(kept_bytes)
+        self._running: dict[bytes, Encoding] = {}  # by the picture's digest
+        self._digests: OrderedDict[bytes, bytes] = OrderedDict()  # of files → of their pixels
+        self._reading, self._counting = threading.Lock(), threading.Lock()  # use of the encoder
+        self._is_closed = False
+
+    @property
+    def is_busy(self) -> bool:
+        return self._decoding.is_busy or self._encoding.is_busy
+
+    @property
+    def num_waiting(self) -> int:
+        """Pictures that are not being read yet."""
+        return self._decoding.num_waiting + self._encoding.num_waiting
+
+    async def see(
+        self, data: bytes, room: int, param: str, max_side: int | None = None
+    ) -> SeenPicture:
+        """A picture's file → what the model reads, of at most `room` tokens. A larger picture is
+        made smaller, if there is a `max_side` in pixels.
+
+        Raises InvalidRequest for a file that can't be read, or a picture that takes more; QueueFull
+        and ModelUnavailable.
+        """
+        if len(data) > LARGE_BYTES:
+            name = await self._decoding.run(named, data, max_side)
+        else:
+            name = named(data, max_side)
+        seen = self._kept.get(self._digests.get(name, b""))
+        if seen is None:
+            digest, pixels = await self._decoding.run(
+                decoded, data, param, max_side, size=len(data)
+            )
+            self._remember(name, digest)
+            seen = self._kept.get(digest) or await self._shared(digest, pixels, room, param)
+        if seen.num_tokens > room:
+            raise too_large(param, seen.num_tokens, room)
+        return seen
+
+    async def _shared(self, digest: bytes, pixels: Pixels, room: int, param: str) -> SeenPicture:
+        """The picture, encoded once for all who want it at the same time."""
+        running = self._running.get(digest)
+        if running is None:
+            self._check_size(pixels, room, param)
+            task = asyncio.create_task(self._encode(digest, pixels, param))
+            running = self._running[digest] = Encoding(task)
+            task.add_done_callback(lambda _: self._running.pop(digest, None))
+        running.num_waiting += 1
+        try:
+            return await asyncio.shield(running.task)
+        finally:
+            running.num_waiting -= 1
+            if not running.num_waiting and not running.task.done():
+                self._running.pop(digest, None)  # who comes now starts anew
+                running.task.cancel()
+
+    def _check_size(self, pixels: Pixels, room: int, param: str) -> None:
+        """Refuses what won't fit before it is encoded."""
+        try:
+            with self._counting:
+                if self._is_closed:
+                    raise self._gone()
+                sizes = self._encoder.sizes(pixels.width, pixels.height)
+        except EncodingFailed as error:
+            raise self._unreadable(error, param) from None
+        if (num_tokens := sum(part.num_tokens for part in sizes)) > room:
+            raise too_large(param, num_tokens, room)
+
+    async def _encode(self, digest: bytes, pixels: Pixels, param: str) -> SeenPicture:
+        size = pixels.width * pixels.height
+        try:
+            parts = await self._encoding.run(self._read, pixels, size=size)
+        except EncodingFailed as error:
+            raise self._unreadable(error, param) from None
+        seen = SeenPicture(
+            digest,
+            tuple(
+                part.tokens if part.rows is None else self._picture(digest, at, part)
+                for at, part in enumerate(parts)
+            ),
+        )
+        self._kept.put(seen)
+        return seen
+
+    def _picture(self, digest: bytes, at: int, part: PicturePart) -> Picture:
+        assert part.rows is not None
+        own = hashlib.sha256(digest + self._identity + struct.pack("<I", at)).digest()
+        return Picture(own, part.rows, part.grid, self._encoder.is_causal)
+
+    def _read(self, pixels: Pixels) -> tuple[PicturePart, ...]:
+        try:
+            with self._reading:
+                self._check()
+                return self._encoder.read(pixels, self._check)
+        finally:
+            if self._is_closed:  # `close` may not have waited for it
+                self._free()
+
+    def _check(self) -> None:
+        stop_if_abandoned()
+        if self._is_closed:
+            raise self._gone()
+
+    def _gone(self) -> ModelUnavailable:
+        return ModelUnavailable(f"{self._name} has just been unloaded; try again.", "model", 1)
+
+    def _unreadable(self, error: EncodingFailed, param: str) -> InvalidRequest:
+        return InvalidRequest(
+            f"{self._name} can't read {param} ({error}): send a picture of another size.", param
+        )
+
+    def _remember(self, name: bytes, digest: bytes) -> None:
+        self._digests[name] = digest
+        self._digests.move_to_end(name)
+        while len(self._digests) > MAX_DIGESTS:
+            self._digests.popitem(last=False)
+
+    def close(self) -> None:
+        """Any thread. Does not wait for a picture that is being encoded: its thread frees the
+        encoder."""
+        self._is_closed = True
+        self._decoding.close()
+        self._encoding.close()
+        self._free()
+
+    def _free(self) -> None:
+        if self._reading.acquire(blocking=False):
+            with self._counting:
+                self._encoder.close()
+            self._reading.release()
+
+
+class KeptPictures:
+    """The pictures last used, of so many bytes in total. A larger one is not kept."""
+
+    def __init__(self, max_bytes: int):
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._pictures: OrderedDict[bytes, SeenPicture] = OrderedDict()
+
+    def get(self, digest: bytes) -> SeenPicture | None:
+        if digest in self._pictures:
+            self._pictures.move_to_end(digest)
+        return self._pictures.get(digest)
+
+    def put(self, picture: SeenPicture) -> None:
+        if picture.num_bytes > self._max_bytes:
+            return
+        if before := self._pictures.pop(picture.digest, None):
+            self._num_bytes -= before.num_bytes
+        self._pictures[picture.digest] = picture
+        self._num_bytes += picture.num_bytes
+        while self._num_bytes > self._max_bytes:
+            _, oldest = self._pictures.popitem(last=False)
+            self._num_bytes -= oldest.num_bytes
+
+
+def named(data: bytes, max_side: int | None) -> bytes:
+    """A digest of a file and of what is made of it."""
+    return hashlib.sha256(struct.pack("<I", max_side or 0) + data).digest()
+
+
+def decoded(data: bytes, param: str, max_side: int | None) -> tuple[bytes, Pixels]:
+    """A file's pixels after their digest."""
+    pixels = read_pixels(data, param, max_side)
+    return pixels.digest, pixels
+
+
+def too_large(param: str, num_tokens: int, room: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"{param} takes {num_tokens} tokens, and the context has room for {room} more: send a "
+        "smaller picture or fewer of them, or raise context_length for this model in models.toml.",
+        param,
+    )

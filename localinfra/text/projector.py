@@ -1,0 +1,127 @@
+"""The projector with which a text model sees: how it is found, tried, planned and loaded beside it.
+
+Knows nothing of pictures or of how prompts hold them.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from localinfra import machine
+from localinfra.errors import ModelUnavailable
+from localinfra.footprint import CPU, Footprint, Room
+from localinfra.llama.build_info import free_memory
+from localinfra.llama.model import LoadFailed, Model
+from localinfra.llama.projector_trial import TrialFailed, TrialRequest, TrialResult, tried
+from localinfra.models import measured
+from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.projector import most_at_once, working_bytes
+from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_projector
+from localinfra.models.sources import locate
+
+if TYPE_CHECKING:
+    from localinfra.llama.projector import Projector
+
+logger = logging.getLogger(__name__)
+
+trials = measured.Records("projectors", TrialResult)
+
+
+class ProjectorPlan(msgspec.Struct, frozen=True):
+    path: Path
+    size_bytes: int
+    use_gpu: bool
+    trial: TrialResult
+    expected: Footprint
+    identity: str  # of its file, settings and device
+
+    @property
+    def shape(self) -> object:
+        return self.path, self.size_bytes, self.use_gpu
+
+
+def plan_projector(
+    name: str, entry: TextModelEntry, model: GgufHeader, room: Room
+) -> ProjectorPlan | None:
+    """None if the model has no projector, or one that merely lies beside it and can't be used.
+
+    Raises ModelUnavailable if the one that its entry names is absent or can't be used. Blocks for
+    seconds when a projector is seen for the first time, which is then tried.
+    """
+    if not entry.vision:
+        return None
+    path = locate(name, entry.mmproj, "mmproj") if entry.mmproj else entry.projector
+    if path is None:
+        return None
+    try:
+        header = read_projector(path, model)
+        trial = trial_of(entry, path, Path(model.path))
+        check_batch(header, trial)
+    except (BadGguf, TrialFailed) as error:
+        problem = str(error) if isinstance(error, BadGguf) else f"{path} {error}"
+        if entry.mmproj is None:
+            logger.warning("%s does not see: %s", name, problem)
+            return None
+        raise ModelUnavailable(
+            f"{name}: {problem}. Or remove mmproj in models.toml: then it does not see.", "model"
+        ) from None
+    num_bytes = header.tensor_bytes + working_bytes(header)
+    gpus = free_memory() if entry.gpu_layers != 0 else {}
+    gpu = next(iter(gpus), None)  # as libmtmd chooses
+    use_gpu = gpu is not None and num_bytes <= room.get(gpu, gpus[gpu])
+    expected = Footprint({gpu if gpu and use_gpu else CPU: num_bytes})
+    own = measured.digest(measured.state_of(path), entry.max_image_tokens, use_gpu)
+    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected, own)
+
+
+def trial_of(entry: TextModelEntry, path: Path, model: Path) -> TrialResult:
+    """Of this projector with this model and llama.cpp, from an earlier load if there was one.
+    Raises TrialFailed."""
+    states = measured.state_of(path), measured.state_of(model)
+    facts = (*states, machine.llama_build(), machine.cpu(), entry.max_image_tokens)
+    name = measured.digest(facts)
+    if known := trials.find(name):
+        return known
+    request = TrialRequest(str(model), str(path), threads(entry), entry.max_image_tokens)
+    result = tried(request)
+    trials.keep(name, result)
+    return result
+
+
+def check_batch(header: GgufHeader, trial: TrialResult) -> None:
+    """Raises TrialFailed if pictures can need larger steps than are planned for."""
+    if not trial.is_causal and trial.most_at_once > most_at_once(header):
+        raise TrialFailed(f"makes up to {trial.most_at_once} rows that one step must hold")
+
+
+def with_batch(entry: TextModelEntry, planned: ProjectorPlan | None) -> TextModelEntry:
+    """The entry with steps that hold any picture whose rows see each other: llama.cpp asserts
+    it."""
+    if planned is None or planned.trial.is_causal:
+        return entry
+    size = max(entry.batch_size, planned.trial.most_at_once)
+    return msgspec.structs.replace(entry, batch_size=size)
+
+
+def load_projector(
+    name: str, entry: TextModelEntry, planned: ProjectorPlan, model: Model
+) -> "Projector":
+    """Raises ModelUnavailable."""
+    from localinfra.llama.projector import Projector, ProjectorSettings
+
+    settings = ProjectorSettings(threads(entry), planned.use_gpu, entry.max_image_tokens)
+    try:
+        return Projector(planned.path, model, settings)
+    except LoadFailed as error:
+        raise ModelUnavailable(
+            f"{name}: its projector could not be loaded: {error}. If memory is short, lower "
+            "context_length; vision = false in models.toml does without pictures.",
+            "model",
+        ) from None
+
+
+def threads(entry: TextModelEntry) -> int:
+    """One core less than there are, since running streams go on meanwhile."""
+    return entry.batch_threads or entry.threads or max(1, machine.usable_cores() - 1)

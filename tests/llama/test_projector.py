@@ -1,0 +1,150 @@
+"""Models with a projector: loaded together, and what becomes of pictures."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from models.tiny_gguf import tiny_gemma3
+from models.tiny_projectors import (
+    tiny_gemma3_projector,
+    tiny_qwen2vl,
+    tiny_qwen2vl_projector,
+)
+from numpy.typing import NDArray
+from picture_files import file
+from PIL import Image
+
+from localinfra.engine.pictures import Picture
+from localinfra.errors import FilesAbsent, ModelUnavailable
+from localinfra.footprint import CPU
+from localinfra.models.entries import TextModelEntry
+from localinfra.models.sources import PathSource
+from localinfra.text.loading import load_text_model, text_plan
+from localinfra.text.model import TextModel
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def gemma(tmp_path: Path) -> TextModelEntry:
+    tiny_gemma3_projector().write(tmp_path / "mmproj-m.gguf")
+    return entry(tiny_gemma3(context_length=256).write(tmp_path / "m.gguf"))
+
+
+@pytest.fixture
+def qwen(tmp_path: Path) -> TextModelEntry:
+    tiny_qwen2vl_projector().write(tmp_path / "mmproj-m.gguf")
+    return entry(tiny_qwen2vl(context_length=256).write(tmp_path / "m.gguf"))
+
+
+def entry(path: Path) -> TextModelEntry:
+    return TextModelEntry(source=PathSource(path), sequences=2, gpu_layers=0, batch_size=32)
+
+
+def noise(width: int, height: int, seed: int = 0) -> bytes:
+    shape = (height, width, 3)
+    return file(Image.fromarray(np.random.default_rng(seed).integers(0, 255, shape, np.uint8)))
+
+
+Parts = tuple[list[int] | Picture, ...]
+
+
+def seen(model: TextModel, data: bytes) -> Parts:
+    async def see() -> Parts:
+        assert model.eyes is not None
+        return (await model.eyes.see(data, 10_000, "messages")).parts
+
+    return asyncio.run(see())
+
+
+def picture_in(parts: Parts) -> Picture:
+    (picture,) = [part for part in parts if isinstance(part, Picture)]
+    return picture
+
+
+def rows_in(parts: Parts) -> NDArray[np.float32]:
+    return picture_in(parts).rows
+
+
+def test_a_picture_of_gemma_is_a_few_rows_between_its_marks(gemma: TextModelEntry) -> None:
+    model = load_text_model("m", gemma, 8)
+    try:
+        before, picture, after = seen(model, noise(100, 60))
+        assert isinstance(before, list) and "<start_of_image>" in model.text(before)
+        assert isinstance(after, list) and "<end_of_image>" in model.text(after)
+        assert isinstance(picture, Picture) and picture.rows.shape == (4, 32)
+        assert picture.grid is None and not picture.is_causal
+        assert np.array_equal(rows_in(seen(model, noise(100, 60))), picture.rows)
+        assert abs(rows_in(seen(model, noise(100, 60, seed=1))) - picture.rows).max() > 0.01
+    finally:
+        model.close()
+
+
+def test_a_picture_of_qwen_has_a_grid_of_its_own_size(qwen: TextModelEntry) -> None:
+    model = load_text_model("m", qwen, 8)
+    try:
+        picture = picture_in(seen(model, noise(280, 140)))
+        assert (picture.grid, picture.rows.shape) == ((5, 10), (50, 32)) and picture.is_causal
+        assert picture_in(seen(model, noise(140, 280))).grid == (10, 5)
+        for size in ((1, 1), (200, 1), (1, 200)):
+            assert np.isfinite(rows_in(seen(model, noise(*size)))).all()
+    finally:
+        model.close()
+
+
+def test_fewer_tokens_for_a_picture_where_its_size_is_free(qwen: TextModelEntry) -> None:
+    model = load_text_model("m", msgspec.structs.replace(qwen, max_image_tokens=16), 8)
+    try:
+        assert len(rows_in(seen(model, noise(560, 560)))) <= 16
+    finally:
+        model.close()
+
+
+def test_the_projectors_memory_is_planned_and_its_pictures_fit_a_step(
+    gemma: TextModelEntry,
+) -> None:
+    small = msgspec.structs.replace(gemma, batch_size=2)
+    plan = text_plan("m", small, {})
+    blind = text_plan("m", msgspec.structs.replace(small, vision=False), {})
+    assert plan.projector and plan.settings.batch_size == 4 and blind.settings.batch_size == 2
+    weights = plan.projector.expected.bytes_on[CPU]
+    assert plan.expected.bytes_on[CPU] >= blind.expected.bytes_on[CPU] + weights
+    assert plan.working.bytes_on[CPU] > 0 and plan.shape != blind.shape
+
+
+def test_a_trial_is_made_once_for_each_projector(
+    gemma: TextModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert text_plan("m", gemma, {}).projector
+    monkeypatch.setattr("localinfra.text.projector.tried", None)  # no second one
+    assert text_plan("m", gemma, {}).projector
+    with pytest.raises(TypeError):
+        text_plan("m", msgspec.structs.replace(gemma, max_image_tokens=100), {})
+
+
+def test_models_do_without_a_projector_that_only_lies_beside_them(
+    gemma: TextModelEntry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = tiny_gemma3_projector(width=64).write(tmp_path / "mmproj-m.gguf")
+    with caplog.at_level(logging.WARNING):
+        model = load_text_model("m", gemma, 8)
+    model.close()
+    assert model.eyes is None and "m does not see" in caplog.text and "64" in caplog.text
+    named = msgspec.structs.replace(gemma, mmproj=PathSource(wrong))
+    with pytest.raises(ModelUnavailable, match=r"makes rows of 64 numbers.* remove mmproj in"):
+        load_text_model("m", named, 8)
+    absent = msgspec.structs.replace(gemma, mmproj=PathSource(tmp_path / "gone.gguf"))
+    with pytest.raises(FilesAbsent, match=r'correct the mmproj of "m" in models.toml'):
+        load_text_model("m", absent, 8)
+
+
+def test_a_model_that_has_killed_the_server_is_loaded_without_eyes(gemma: TextModelEntry) -> None:
+    model = load_text_model("m", gemma.safer, 8)
+    model.close()
+    assert model.eyes is None

@@ -1,0 +1,180 @@
+"""Models that see: pictures in conversations, through every API."""
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from echo import EchoServer
+from picture_files import file, plain, png_header
+from PIL import Image
+
+CATALOGUE = """
+[model."seer"]
+kind = "text"
+source = "seer.gguf"
+mmproj = "echo.gguf"
+context_length = 1024
+default_max_tokens = 200
+price = { input = 1.0, output = 2.0 }
+
+[model."blind"]
+kind = "text"
+source = "echo.gguf"
+context_length = 1024
+"""
+
+
+@pytest.fixture(scope="module")
+def seer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
+    server = EchoServer(tmp_path_factory.mktemp("seer"), CATALOGUE)
+    yield server
+    server.close()
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def data_url(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64_of(data)}"
+
+
+PICTURE = file(plain(30, 20))  # six rows
+
+
+def image(data: bytes = PICTURE, **options: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": data_url(data), **options}}
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def chat(seer: EchoServer, *parts: dict[str, Any], model: str = "seer", **options: Any) -> Any:
+    messages = options.pop("messages", [{"role": "user", "content": list(parts)}])
+    body = {"model": model, "messages": messages, "temperature": 0, **options}
+    return seer.post("/v1/chat/completions", body)
+
+
+def said(reply: Any) -> str:
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["choices"][0]["message"]["content"])
+
+
+def error_of(reply: Any) -> tuple[str, str]:
+    assert reply.status_code == 400, reply.text
+    error = reply.json()["error"]
+    return error["message"], error["param"]
+
+
+def test_a_picture_stands_where_it_was_sent(seer: EchoServer) -> None:
+    assert said(chat(seer, text("look:"), image(), text("what?"))) == "look:[******]what?"
+    assert said(chat(seer, image(), text("a"), text("b"))) == "[******]a\nb"
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_every_format(seer: EchoServer, form: str) -> None:
+    assert said(chat(seer, image(file(plain(30, 20), form)), text("?"))) == "[******]?"
+
+
+def test_usage_counts_tokens_of_pictures_and_the_next_turn_reads_none_again(
+    seer: EchoServer,
+) -> None:
+    picture = image(file(plain(50, 40, (1, 2, 3))))
+    first = chat(seer, picture, text("one")).json()["usage"]
+    assert first["prompt_tokens_details"]["image_tokens"] == 20
+    answer = {"role": "assistant", "content": "[" + 20 * "*" + "]one"}
+    turns = [{"role": "user", "content": [picture, text("one")]}, answer]
+    second = chat(seer, messages=[*turns, {"role": "user", "content": "two"}])
+    usage = second.json()["usage"]
+    assert usage["prompt_tokens_details"]["image_tokens"] == 20
+    assert usage["prompt_tokens_details"]["cached_tokens"] >= first["prompt_tokens"]
+    expected = (usage["prompt_tokens"] + 2 * usage["completion_tokens"]) / 1e6
+    assert usage["estimated_cost"] == pytest.approx(expected)
+    assert "image_tokens" not in chat(seer, text("x")).json()["usage"]["prompt_tokens_details"]
+
+
+def test_choices_share_a_picture_and_a_stream_says_the_same(seer: EchoServer) -> None:
+    reply = chat(seer, image(), text("?"), n=3).json()
+    assert [choice["message"]["content"] for choice in reply["choices"]] == ["[******]?"] * 3
+    assert "*" in chat(seer, image(), text("?"), stream=True).text
+
+
+def test_low_detail_makes_a_large_picture_small(seer: EchoServer) -> None:
+    large = image(file(plain(1024, 20)))
+    low = image(file(plain(1024, 20)), detail="low")
+    assert said(chat(seer, large, text("?"))).count("*") == 199  # and a bracket: max_tokens
+    assert said(chat(seer, low, text("?"))).count("*") == 51
+
+
+def test_text_can_neither_show_a_picture_nor_break_one(seer: EchoServer) -> None:
+    told = "picture00000000000000000000000000000000x0z [*] <|im_start|>"
+    assert said(chat(seer, image(), text(told))) == f"[******]{told}"
+
+
+def test_pictures_of_earlier_turns_and_tools_are_seen(seer: EchoServer) -> None:
+    messages = [
+        {"role": "user", "content": [image(), text("a")]},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    reply = chat(seer, messages=messages)
+    assert reply.json()["usage"]["prompt_tokens_details"]["image_tokens"] == 6
+    assert "x-localinfra-ignored" not in reply.headers
+    blind = chat(seer, messages=messages, model="blind")
+    assert blind.headers["x-localinfra-ignored"] == "messages[0].content[0]"
+
+
+def test_a_model_that_does_not_see_names_those_that_do(seer: EchoServer) -> None:
+    message, param = error_of(chat(seer, image(), text("?"), model="blind"))
+    assert "blind takes text only" in message and "a model that sees: seer." in message
+    assert param == "messages[0].content[0]"
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        (data_url(b"no picture"), "can't be read as an image"),
+        (data_url(png_header(5000, 5000)), "5000 x 5000 pixels"),
+        (data_url(file(plain(1, 1000))), "1 x 1000 pixels"),
+        (data_url(file(plain(1000, 1000))), "takes 10002 tokens, and the context has room for"),
+        ("data:image/png;base64,!!", "not valid base64"),
+        ("http://127.0.0.1/picture.png", "only data URLs"),
+        ("file:///etc/passwd", "only data URLs"),
+    ],
+)
+def test_bad_pictures_are_refused_by_their_path(seer: EchoServer, url: str, problem: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    message, param = error_of(chat(seer, text("?"), part))
+    assert problem in message and param == "messages[0].content[1]"
+
+
+def test_too_many_pictures_are_refused_with_both_numbers(seer: EchoServer) -> None:
+    message, _ = error_of(chat(seer, *[image()] * 257))
+    assert "257 pictures" in message and "at most 256" in message
+    message, param = error_of(chat(seer, *[image(file(plain(100, 100)))] * 12))
+    assert "takes 102 tokens, and the context has room for" in message
+    assert param == "messages[0].content[10]"
+
+
+def test_ten_pictures_in_one_conversation(seer: EchoServer) -> None:
+    shades = [file(plain(10, 10 * (1 + at), (at, 0, 0))) for at in range(10)]
+    parts = [part for at, data in enumerate(shades) for part in (image(data), text(str(at)))]
+    expected = "".join(f"[{'*' * (1 + at)}]{at}" for at in range(10))
+    assert said(chat(seer, *parts)) == expected
+
+
+def test_images_of_ollamas_clients(seer: EchoServer) -> None:
+    message = {"role": "user", "content": "what?", "images": [base64_of(PICTURE)]}
+    body = {"model": "seer", "messages": [message], "stream": False}
+    reply = seer.post("/api/chat", body | {"options": {"temperature": 0}})
+    assert reply.json()["message"]["content"] == "[******]what?"
+    body = {"model": "seer", "prompt": "what?", "images": [base64_of(PICTURE)], "stream": False}
+    reply = seer.post("/api/generate", body | {"options": {"temperature": 0}})
+    assert reply.json()["response"] == "[******]what?" and "context" not in reply.json()
+
+
+def test_transparent_and_deep_pictures(seer: EchoServer) -> None:
+    for picture in (Image.new("RGBA", (30, 20)), Image.new("LA", (30, 20)), plain(30, 20)):
+        assert said(chat(seer, image(file(picture)), text("?"))) == "[******]?"
