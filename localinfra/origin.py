@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 
+from localinfra import certificate
+from localinfra.certificate import Files
 from localinfra.config import settings as config_file
 from localinfra.config.settings import Config, ServerSettings
 from localinfra.models import catalog as catalog_file
@@ -50,6 +52,8 @@ class Origin:
             config = msgspec.structs.replace(config, server=server, models={})
         server = msgspec.structs.replace(config.server, **self._options)
         server.check_exposure()
+        if server.tls_cert:
+            certificate.read(Files(server.tls_cert, server.tls_key))
         catalog = catalog_file.discover(config, self._models)
         self._check(catalog, config.path)
         self._config = config

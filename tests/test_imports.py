@@ -17,7 +17,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: dict[str, list[set[str]]] = {
     "": [
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"},
-        {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
+        {
+            "cache",
+            "certificate",
+            "chance",
+            "children",
+            "executor",
+            "garbage",
+            "install",
+            "machine",
+            "watchdog",
+        }
         | {"llama_builds"},
         {"deaths", "devices", "journal"},
         {"supervisor"},

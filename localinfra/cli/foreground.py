@@ -5,6 +5,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import shlex
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,7 @@ import click
 from localinfra import logs, supervisor
 from localinfra.api.app import create_app
 from localinfra.api.sockets.server import Server
-from localinfra.cli.client import local_url
-from localinfra.config.settings import ServerSettings
+from localinfra.config.settings import ServerSettings, local_url
 from localinfra.costs import Ledger
 from localinfra.errors import ConfigError
 from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
@@ -63,8 +63,9 @@ class Foreground(Server):
         if self.started:
             addresses = [server.sockets[0].getsockname()[:2] for server in self.servers]
             (host, port), *others = addresses
-            for_ollama = next((local_url(host, at) for _, at in others if at != port), None)
-            self._tell(banner(local_url(host, port), self._runtime, for_ollama))
+            settings = self._runtime.settings
+            urls = (local_url(settings, host, at) for _, at in others if at != port)
+            self._tell(banner(local_url(settings, host, port), self._runtime, next(urls, None)))
 
     def _tell(self, text: str) -> None:
         """For who has started it. Containers and services join the output with the log: where
@@ -178,15 +179,17 @@ def banner(base: str, runtime: Runtime, for_ollama: str | None = None) -> str:
         count = f"and {absent} more" if ready else f"none yet: {absent} models"
         lines.append(f"  {count} whose files are missing: localinfra list")
     if ready:
-        lines += ["", "Try it:", *example(base, ready, has_keys=bool(runtime.settings.api_keys))]
+        lines += ["", "Try it:", *example(base, ready, runtime.settings)]
     return "\n".join([*lines, "", "Press Ctrl-C to stop."])
 
 
-def example(base: str, ready: Mapping[str, ModelEntry], *, has_keys: bool) -> list[str]:
+def example(base: str, ready: Mapping[str, ModelEntry], settings: ServerSettings) -> list[str]:
     kinds = list(KINDS)
     name, entry = min(ready.items(), key=lambda item: kinds.index(item[1].kind))
-    key = ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"' if has_keys else ""
+    key = ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"' if settings.api_keys else ""
+    # curl then trusts it, whoever has signed it.
+    trust = f"--cacert {shlex.quote(settings.tls_cert)} " if settings.tls_cert else ""
     return [
-        f"  curl {base}{entry.routes[0]} -H 'Content-Type: application/json'{key} \\",
+        f"  curl {trust}{base}{entry.routes[0]} -H 'Content-Type: application/json'{key} \\",
         f'    -d \'{{"model": "{name}", {entry.example}}}\'',
     ]
