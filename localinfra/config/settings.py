@@ -103,6 +103,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_connections_per_address: Annotated[int, Meta(ge=1)] = 256
     # requests waiting for one model, shared equally among clients; more get a 429
     max_queue: Annotated[int, Meta(ge=1)] = 256
+    # log probabilities of prompts in one answer with `echo`: tokens times choices times
+    # (1 + alternatives); each takes about 20 bytes
+    max_echoed_logprobs: Annotated[int, Meta(ge=1)] = 4 * MIB
     # let clients with different keys share the prefix cache; `cached_tokens` and the time to the
     # first token then reveal what others have asked
     share_prefixes: bool = False
