@@ -36,3 +36,11 @@ def test_files_named_in_the_text_exist(document: Path) -> None:
     named = FILE.findall(re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S))
     places = (ROOT, ROOT / "localinfra", ROOT / "tests", document.parent)
     assert not [path for path in named if not any((place / path).exists() for place in places)]
+
+
+def test_the_tests_that_security_names_exist() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 40
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
