@@ -36,6 +36,6 @@ WORKDIR /home/localinfra
 VOLUME /models
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
-    CMD ["python3", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/health'); exit(c.getresponse().status != 200)"]
+    CMD ["python3", "-m", "localinfra.cli.alive", "8000"]
 ENTRYPOINT ["localinfra"]
 CMD ["serve", "--supervised", "--host", "0.0.0.0"]

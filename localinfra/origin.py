@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 
+from localinfra import certificate
+from localinfra.certificate import Files
 from localinfra.config import settings as config_file
 from localinfra.config.settings import Config, ServerSettings
 from localinfra.keys import file as key_file
@@ -57,6 +59,8 @@ class Origin:
         book = key_file.read(self._keys) if self._keys else None
         has_named_keys = book is not None and bool(book.keys)
         server.check_exposure(has_named_keys=has_named_keys)
+        if server.tls_cert:
+            certificate.read(Files(server.tls_cert, server.tls_key))
         catalog = catalog_file.discover(config, self._models)
         self._check(catalog, config.path)
         self._config, self.has_named_keys = config, has_named_keys

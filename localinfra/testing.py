@@ -25,7 +25,7 @@ from localinfra.api.app import create_app
 from localinfra.api.sockets.binding import bind
 from localinfra.api.sockets.server import Server
 from localinfra.config import settings as config_file
-from localinfra.config.settings import ServerSettings
+from localinfra.config.settings import ServerSettings, local_url
 from localinfra.config.tables import decode
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
@@ -93,7 +93,7 @@ class Background:
         sockets = bind(host, 0)
         self.server = server
         self.port: int = sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = local_url(server.open.settings, "127.0.0.1", self.port)
         # A daemon, so that a program which never leaves its block can still end.
         self._thread = threading.Thread(
             target=self._run, args=(sockets,), name="localinfra server", daemon=True
@@ -148,7 +148,12 @@ def _settings(
     }
     own = decode(asked, ServerSettings, "localinfra.testing.server:")
     settings = replace(
-        found.server, host="127.0.0.1", api_keys=own.api_keys, default_seed=own.default_seed
+        found.server,
+        host="127.0.0.1",
+        tls_cert=None,  # as other machines know it: no client would trust it here
+        tls_key=None,
+        api_keys=own.api_keys,
+        default_seed=own.default_seed,
     )
     catalog = catalog_file.load(found)
     if not catalog.entries:

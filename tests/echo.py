@@ -19,6 +19,7 @@ import numpy as np
 from application import Application
 from llguidance import LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
+from serving import trusting_tests
 
 from localinfra.config import settings as config_file
 from localinfra.costs import Ledger
@@ -331,7 +332,8 @@ class EchoServer(Application):
         super().__init__(
             self.runtime_kind(config.server, catalog_file.load(config)), ledger, holders
         )
-        self.client = httpx2.Client(base_url=self.url, timeout=600)
+        verify = trusting_tests() if config.server.tls_cert else True
+        self.client = httpx2.Client(base_url=self.url, timeout=600, verify=verify)
         self._slow_steps = 0  # of answers that were cut short
 
     def close(self) -> None:

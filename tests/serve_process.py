@@ -23,7 +23,7 @@ class ServeProcess:
             self.banner += line
             if LAST.match(line):
                 break
-        found = re.search(r"http://[^/:]+:(\d+)", self.banner)
+        found = re.search(r"https?://[^/:]+:(\d+)", self.banner)
         self.url, self.port = (found[0], int(found[1])) if found else ("", 0)
 
     def wait_for_line(self, words: str) -> None:

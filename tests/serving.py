@@ -2,15 +2,39 @@
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from localinfra.api.sockets.server import Server
 from localinfra.config.settings import ServerSettings
 from localinfra.testing import Background
+
+CERTIFICATES = Path(__file__).parent / "certificates"
+WITH_TLS = ServerSettings(
+    tls_cert=str(CERTIFICATES / "first.pem"), tls_key=str(CERTIFICATES / "first.key")
+)
+
+
+def trusting_tests() -> ssl.SSLContext:
+    """As a browser or SDK that knows the tests' authority."""
+    return ssl.create_default_context(cafile=CERTIFICATES / "authority.pem")
+
+
+def with_tls(settings: ServerSettings) -> ServerSettings:
+    return replace(settings, tls_cert=WITH_TLS.tls_cert, tls_key=WITH_TLS.tls_key)
+
+
+# For tests of what a connection keeps or bounds, by fixtures of tests/api/sockets.
+also_with_tls = pytest.mark.parametrize(
+    "has_tls", [False, True], ids=["plain", "tls"], indirect=True
+)
 
 
 def has_ipv6() -> bool:
@@ -25,11 +49,25 @@ class Serving(Background):
     """Listens on a free port of `host` from the start on."""
 
     def __init__(
-        self, app: ASGIApp, settings: ServerSettings | None = None, host: str = "127.0.0.1"
+        self,
+        app: ASGIApp,
+        settings: ServerSettings | None = None,
+        host: str = "127.0.0.1",
+        loop: str = "auto",
     ) -> None:
-        super().__init__(Server(app, settings or ServerSettings()), host)
+        """`loop` as uvicorn names it."""
+        server = Server(app, settings or ServerSettings())
+        server.config.loop = loop
+        super().__init__(server, host)
 
     def connect(self) -> socket.socket:
+        """A client's socket; of TLS, if the server has a certificate: of the tests' authority."""
+        plain = self.connect_plainly()
+        if not self.server.open.settings.tls_cert:
+            return plain
+        return trusting_tests().wrap_socket(plain, server_hostname="localhost")
+
+    def connect_plainly(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), 30)
 
     @contextlib.contextmanager

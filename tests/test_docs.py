@@ -47,3 +47,11 @@ def test_the_tests_that_hold_a_promise_are_there() -> None:
     assert len(named) > 15
     for name in named:
         assert name in files if name.endswith(".py") else f"def {name}(" in code, name
+
+
+def test_the_tests_that_security_names_exist() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 40
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"

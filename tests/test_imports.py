@@ -19,7 +19,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
         | {"outlet", "shares"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
-        | {"interpreter", "llama_builds", "picture_parts", "pictures"},
+        | {"certificate", "interpreter", "llama_builds", "picture_parts", "pictures"},
         {"deaths", "devices", "journal"},
         {"supervisor"},
         {"config", "chat", "keys", "engine", "costs", "conversations", "llama_usable"},

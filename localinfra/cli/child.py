@@ -40,7 +40,7 @@ def server(config: Path | None, progress: Progress) -> Iterator[Client]:
     """
     port, key = free_port(), secrets.token_urlsafe(24)
     command = [*module_command("localinfra"), "serve"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--no-tls"]
     command += ["--config", str(config)] if config else []
     environment = os.environ | {"LOCALINFRA_API_KEYS": key}
     with tempfile.TemporaryFile() as log, ended_by_signals():
@@ -82,7 +82,7 @@ def wait_until_healthy(
 def is_healthy(client: Client) -> bool:
     """Whether the server is ready; False while it loads. Raises ApiError if none answers."""
     try:
-        return Client(client.url, client.key, PROBE_LIMIT_S).get("/health", Health).status == "ok"
+        return client.within(PROBE_LIMIT_S).get("/health", Health).status == "ok"
     except ServerRefused as error:
         if error.status == 503:
             return False

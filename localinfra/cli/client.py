@@ -4,8 +4,10 @@ One connection per request; closing a stream closes its connection, which tells 
 Ignores proxies in the environment: the server is local.
 """
 
+import copy
 import http.client
 import os
+import ssl
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import TypeVar
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from localinfra.certificate import trusting
 from localinfra.errors import ApiError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -43,12 +46,18 @@ class Client:
     """Raises ServerUnreachable or ServerRefused, both saying what to do next."""
 
     def __init__(
-        self, url: str | None = None, key: str | None = None, timeout_s: float = 600
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        timeout_s: float = 600,
+        certificate: str | None = None,
     ) -> None:
-        """`url` and `key` default to $LOCALINFRA_URL and $LOCALINFRA_API_KEY.
+        """`url` and `key` default to $LOCALINFRA_URL and $LOCALINFRA_API_KEY. With the file of a
+        `certificate`, no other is trusted; without, those that the system or SSL_CERT_FILE name.
 
-        Raises ApiError if the URL is not http(s) or the key can't be sent. `timeout_s` limits each
-        pause, not the whole answer; a request may wait long while its model loads.
+        Raises ApiError if the URL is not http(s), the key can't be sent, or the certificate not
+        read. `timeout_s` limits each pause, not the whole answer; a request may wait long while its
+        model loads.
         """
         self.url = (url or os.environ.get("LOCALINFRA_URL") or DEFAULT_URL).rstrip("/")
         self.url = self.url.removesuffix("/v1")  # as OpenAI's clients write their base URL
@@ -63,8 +72,17 @@ class Client:
             raise ApiError(self.bad_url()) from None
         if parts.scheme not in ("http", "https") or not self.host:
             raise ApiError(self.bad_url())
-        self.secure = parts.scheme == "https"
         self.prefix = parts.path
+        self.certificate = certificate
+        self.trusted: ssl.SSLContext | None = None
+        if parts.scheme == "https":
+            self.trusted = trusting(certificate) if certificate else ssl.create_default_context()
+
+    def within(self, timeout_s: float) -> "Client":
+        """One of the same server with another limit."""
+        other = copy.copy(self)
+        other.timeout_s = timeout_s
+        return other
 
     def bad_url(self) -> str:
         return f"{self.url} is not a server's URL: use one like {DEFAULT_URL}"
@@ -100,8 +118,11 @@ class Client:
         raise ServerUnreachable("The answer broke off before its end: see the server's log.")
 
     def connect(self) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
-        return kind(self.host, self.port, timeout=self.timeout_s)
+        if self.trusted is None:
+            return http.client.HTTPConnection(self.host, self.port, timeout=self.timeout_s)
+        return http.client.HTTPSConnection(
+            self.host, self.port, timeout=self.timeout_s, context=self.trusted
+        )
 
     def send(
         self, connection: http.client.HTTPConnection, method: str, path: str, body: object = None
@@ -122,6 +143,16 @@ class Client:
         except TimeoutError:
             raise ServerUnreachable(
                 f"{self.url} has not answered for {self.timeout_s:g} s: see the server's log."
+            ) from None
+        except ssl.SSLCertVerificationError as error:
+            raise ServerUnreachable(
+                f"The certificate of {self.url} is not trusted ({error.verify_message}). If it is "
+                "yours, name its file in SSL_CERT_FILE, or as tls_cert in the settings of this "
+                "command; if it was renewed, `kill -HUP` lets the server read it again."
+            ) from None
+        except ssl.SSLError as error:
+            raise ServerUnreachable(
+                f"The program at {self.url} does not speak TLS ({error.reason}): try http://."
             ) from None
         except OSError as error:
             raise ServerUnreachable(
@@ -144,12 +175,6 @@ class Client:
             raise ServerUnreachable(
                 f"Another program answers at {self.url}, not a localinfra server ({error})."
             ) from None
-
-
-def local_url(host: str, port: int) -> str:
-    """A URL for clients on this machine: a wildcard address becomes loopback."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def events(lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -10,11 +10,11 @@ import msgspec
 
 from localinfra.cli import child
 from localinfra.cli.cards import Cards
-from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, local_url
+from localinfra.cli.client import Client, ServerRefused, ServerUnreachable
 from localinfra.cli.file_checks import check_files
 from localinfra.cli.progress import ProgressLine
 from localinfra.config import settings as config_file
-from localinfra.config.settings import ServerSettings
+from localinfra.config.settings import ServerSettings, local_url
 from localinfra.errors import ApiError
 from localinfra.models import catalog as catalog_file
 from localinfra.models.catalog import Catalog
@@ -55,9 +55,10 @@ def connect(
         line.end()
 
 
-def answering(url: str, key: str | None) -> Client:
-    """A client of the server at `url`. Raises ApiError if none answers."""
-    client = Client(url, key)
+def answering(url: str, key: str | None, certificate: str | None = None) -> Client:
+    """A client of the server at `url`; `certificate` as for `Client`. Raises ApiError if none
+    answers."""
+    client = Client(url, key, certificate=certificate)
     child.is_healthy(client)
     return client
 
@@ -70,7 +71,7 @@ def running(url: str | None, key: str | None, config: Path | None) -> Client:
     settings = config_file.load(config).server
     found = find_running(settings, key)
     if found is None:
-        at = local_url(settings.host, settings.port)
+        at = local_url(settings)
         raise ApiError(f"No server answers at {at}: start one with `localinfra serve`.")
     return found
 
@@ -78,7 +79,7 @@ def running(url: str | None, key: str | None, config: Path | None) -> Client:
 def find_running(server: ServerSettings, key: str | None) -> Client | None:
     if not server.port:
         return None  # any free port: there is no way to know which
-    client = Client(local_url(server.host, server.port), key)
+    client = Client(local_url(server), key, certificate=server.tls_cert)
     if not client.key and server.api_keys:
         client.key = server.api_keys[0]
     try:

@@ -5,6 +5,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import shlex
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,7 @@ import click
 from localinfra import logs, outlet, supervisor
 from localinfra.api.app import create_app
 from localinfra.api.sockets.server import Server
-from localinfra.cli.client import local_url
-from localinfra.config.settings import ServerSettings
+from localinfra.config.settings import ServerSettings, local_url
 from localinfra.costs import Ledger
 from localinfra.errors import ConfigError
 from localinfra.keys.holders import Holders
@@ -71,8 +71,9 @@ class Foreground(Server):
         if self.started:
             addresses = [server.sockets[0].getsockname()[:2] for server in self.servers]
             (host, port), *others = addresses
-            for_ollama = next((local_url(host, at) for _, at in others if at != port), None)
-            url = local_url(host, port)
+            settings = self._runtime.settings
+            urls = (local_url(settings, host, at) for _, at in others if at != port)
+            url, for_ollama = local_url(settings, host, port), next(urls, None)
             self._tell(banner(url, self._runtime, for_ollama, has_keys=not self._holders.is_open))
 
     def _tell(self, text: str) -> None:
@@ -191,15 +192,20 @@ def banner(
         count = f"and {absent} more" if ready else f"none yet: {absent} models"
         lines.append(f"  {count} whose files are missing: localinfra list")
     if ready:
-        lines += ["", "Try it:", *example(base, ready, has_keys=has_keys)]
+        tls_cert = runtime.settings.tls_cert
+        lines += ["", "Try it:", *example(base, ready, tls_cert, has_keys=has_keys)]
     return "\n".join([*lines, "", "Press Ctrl-C to stop."])
 
 
-def example(base: str, ready: Mapping[str, ModelEntry], *, has_keys: bool) -> list[str]:
+def example(
+    base: str, ready: Mapping[str, ModelEntry], tls_cert: str | None, *, has_keys: bool
+) -> list[str]:
     kinds = list(KINDS)
     name, entry = min(ready.items(), key=lambda item: kinds.index(item[1].kind))
     key = ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"' if has_keys else ""
+    # curl then trusts it, whoever has signed it.
+    trust = f"--cacert {shlex.quote(tls_cert)} " if tls_cert else ""
     return [
-        f"  curl {base}{entry.routes[0]} -H 'Content-Type: application/json'{key} \\",
+        f"  curl {trust}{base}{entry.routes[0]} -H 'Content-Type: application/json'{key} \\",
         f'    -d \'{{"model": "{name}", {entry.example}}}\'',
     ]

@@ -19,15 +19,17 @@ import click
 import msgspec
 
 from localinfra.cli.cards import find_model, text_models
-from localinfra.cli.client import Client, ServerUnreachable, local_url
+from localinfra.cli.client import Client, ServerUnreachable
 from localinfra.cli.connect import answering, find_running
 from localinfra.config import settings as config_file
+from localinfra.config.settings import local_url
 from localinfra.errors import ApiError
 from localinfra.machine import cache_folder
 from localinfra.models.entries import Price
 
 # The first request of Claude Code and Qwen Code has about 20,000 tokens, of Codex 10,000.
 MIN_CONTEXT_LENGTH = 32_768
+TRUSTED = "NODE_EXTRA_CA_CERTS"  # of Node and Bun, which run most agents
 MAX_ANSWER_LENGTH = 32_000  # tokens; agents keep so much of a context free
 
 
@@ -193,7 +195,7 @@ def launch(
     path = shutil.which(agent)
     if path is None:
         raise ApiError(f"{agent} is not installed: {AGENTS[agent].install}")
-    client = running(local_url("127.0.0.1", port) if port else url, key, config)
+    client = at_port(port, key, config) if port else running(url, key, config)
     served = load(client, model)
     if served.context_length < MIN_CONTEXT_LENGTH:
         click.echo(
@@ -201,7 +203,10 @@ def launch(
             f"most agents: give it context_length = {2 * MIN_CONTEXT_LENGTH} in models.toml",
             err=True,
         )
-    become(path, AGENTS[agent].setup(served), arguments)
+    setup = AGENTS[agent].setup(served)
+    if client.certificate:  # agents know it as an authority, beside the system's
+        setup = setup._replace(environment={TRUSTED: client.certificate, **setup.environment})
+    become(path, setup, arguments)
 
 
 def running(url: str | None, key: str | None, config: Path | None) -> Client:
@@ -213,9 +218,17 @@ def running(url: str | None, key: str | None, config: Path | None) -> Client:
         return client_found
     more = f" --config {settings.path}" if config else ""
     raise ServerUnreachable(
-        f"No server answers at {local_url(settings.server.host, settings.server.port)}: start one "
-        f"with `localinfra serve{more}`, or give another address with --url or --port."
+        f"No server answers at {local_url(settings.server)}: start one with "
+        f"`localinfra serve{more}`, or give another address with --url or --port."
     )
+
+
+def at_port(port: int, key: str | None, config: Path | None) -> Client:
+    """A client of the server at a port of this machine, which speaks TLS if the settings say so.
+    Raises ApiError if none answers."""
+    server = config_file.load(config).server
+    url = local_url(server, "127.0.0.1", port)
+    return answering(url, key, server.tls_cert)
 
 
 def load(client: Client, name: str | None) -> Served:

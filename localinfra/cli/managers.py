@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 
 RETRY_S = 10  # pause before a server that failed is started again
 EXIT_LIMIT_S = 90  # for running answers to end, as systemd has it; launchd's own may be 5
-DESCRIPTION = re.compile(r"localinfra at (http://[^\s<]+)")
+DESCRIPTION = re.compile(r"localinfra at (https?://[^\s<]+)")
 
 
 @dataclass(frozen=True)

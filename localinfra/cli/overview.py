@@ -11,11 +11,11 @@ import click
 import msgspec
 
 from localinfra import __version__, install
-from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, local_url
+from localinfra.cli.client import Client, ServerRefused, ServerUnreachable
 from localinfra.cli.list import table
 from localinfra.cli.ports import listener_on
 from localinfra.config import settings as config_file
-from localinfra.config.settings import is_local
+from localinfra.config.settings import is_local, local_url
 from localinfra.models import catalog
 from localinfra.models.entries import ModelEntry, TextModelEntry
 
@@ -37,9 +37,10 @@ class StateCards(msgspec.Struct):
 def show() -> None:
     """Raises ConfigError if the settings are wrong."""
     settings = config_file.load()
-    url = os.environ.get("LOCALINFRA_URL") or local_url(settings.server.host, settings.server.port)
+    named, own = os.environ.get("LOCALINFRA_URL"), local_url(settings.server)
     key = os.environ.get("LOCALINFRA_API_KEY") or next(iter(settings.server.api_keys), None)
-    client = Client(url, key, ANSWER_LIMIT_S)
+    certificate = None if named else settings.server.tls_cert
+    client = Client(named or own, key, ANSWER_LIMIT_S, certificate)
     entries = catalog.discover(settings).entries
     ready = {name: entry for name, entry in entries.items() if can_be_served(entry)}
     server = server_line(client)

@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
     "--host", help="Address to listen on. Default: the settings' host, else this machine only."
 )
 @click.option("--port", type=click.IntRange(0, 65535), help="0 takes any free port. Default: 8000.")
+@click.option("--tls-cert", type=click.Path(), help="Speak TLS, with this certificate in PEM.")
+@click.option("--tls-key", type=click.Path(), help="Its private key. Default: in the same file.")
+@click.option("--no-tls", is_flag=True, help="Speak plain HTTP, whatever the settings say.")
 @click.option(
     "--config", "path", type=click.Path(path_type=Path), help="Settings instead of models.toml."
 )
@@ -64,6 +67,9 @@ def serve(
     models: Sequence[str],
     host: str | None,
     port: int | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    no_tls: bool,
     path: Path | None,
     log_level: str | None,
     supervised: bool,
@@ -76,8 +82,10 @@ def serve(
     """
     outlet.install()
     hold_hangups()
-    flags = {"host": host, "port": port, "log_level": "debug" if verbose else log_level}
-    given = {name: value for name, value in flags.items() if value is not None}
+    level = "debug" if verbose else log_level
+    flags = {"host": host, "port": port, "log_level": level}
+    given: dict[str, object] = {name: flag for name, flag in flags.items() if flag is not None}
+    given |= tls_options(tls_cert, tls_key, no_tls)
     keys = key_file.default_path()
     origin, holders = Origin(path, models, given, check_files, keys), Holders(keys)
     settings, catalog = origin.read()
@@ -116,6 +124,20 @@ def serve(
     if not started:
         raise ConfigError("the server could not start; the lines above say why")
     sys.exit(status)
+
+
+def tls_options(cert: str | None, key: str | None, is_off: bool) -> dict[str, object]:
+    """Keys of `[server]`. A certificate comes with its own key, so the settings' does not count.
+    Raises ConfigError."""
+    if is_off:
+        if cert or key:
+            raise ConfigError("--no-tls: it contradicts --tls-cert and --tls-key")
+        return {"tls_cert": None, "tls_key": None}
+    if cert is None:
+        if key is not None:
+            raise ConfigError("--tls-key: give its certificate too, with --tls-cert")
+        return {}
+    return {"tls_cert": os.path.abspath(cert), "tls_key": key and os.path.abspath(key)}
 
 
 def hold_hangups() -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from localinfra.cli.child import is_healthy
-from localinfra.cli.client import Client, local_url
+from localinfra.cli.client import Client
 from localinfra.cli.file_checks import check_files
 from localinfra.cli.managers import (
     EXIT_LIMIT_S,
@@ -29,6 +29,7 @@ from localinfra.cli.managers import (
 )
 from localinfra.cli.terminal import private
 from localinfra.config import settings as config_file
+from localinfra.config.settings import local_url
 from localinfra.errors import ApiError
 from localinfra.origin import Origin
 
@@ -39,7 +40,7 @@ COMMAND_LIMIT_S = EXIT_LIMIT_S + 30  # to stop a service, it waits for its runni
 # Variables of this terminal that the server reads, itself or in a library.
 PATHS = r"(LOCALINFRA|XDG)_(CACHE|DATA)(_HOME)?|HF_HOME|(HF|HUGGINGFACE)_HUB_CACHE|OLLAMA_MODELS"
 KEPT = re.compile(
-    rf"({PATHS})|LOCALINFRA_(API_KEYS|ALLOWED_HOSTS)|HF_\w+|TRANSFORMERS_OFFLINE"
+    rf"({PATHS})|LOCALINFRA_(API_KEYS|ALLOWED_HOSTS|TLS_KEY_PASSWORD)|HF_\w+|TRANSFORMERS_OFFLINE"
     r"|CUDA_\w+|GGML_\w+|OMP_NUM_THREADS|(LD|DYLD)_LIBRARY_PATH"
     r"|SSL_CERT_(FILE|DIR)|(HTTPS?|ALL|NO)_PROXY|(https?|all|no)_proxy"
 )
@@ -87,8 +88,9 @@ def remove() -> None:
 
 
 @service.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Its models.toml.")
 @click.pass_context
-def status(context: click.Context) -> None:
+def status(context: click.Context, path: Path | None) -> None:
     """Say whether the service is installed, runs and answers. Exits with 3 if it does not run."""
     manager = usable_manager()
     if not is_installed(manager):
@@ -96,18 +98,21 @@ def status(context: click.Context) -> None:
         context.exit(NOT_RUNNING)
     runs = succeeds(manager.is_running)
     click.echo(f"Installed for {manager.name}: {manager.paths[0]}")
-    click.echo(state(runs, installed_url(manager)))
+    certificate = config_file.load(path).server.tls_cert
+    click.echo(state(runs, installed_url(manager), certificate))
     for line in manager.advice:
         click.echo(line)
     context.exit(0 if runs else NOT_RUNNING)
 
 
-def state(runs: bool, url: str | None) -> str:
+def state(runs: bool, url: str | None, certificate: str | None = None) -> str:
     if not runs:
         return "It does not run: its log says why."
     try:
-        is_ready = url is not None and is_healthy(Client(url))
-    except ApiError:
+        is_ready = url is not None and is_healthy(Client(url, certificate=certificate))
+    except ApiError as error:
+        if url and url.startswith("https:"):
+            return f"It runs, but can't be asked: {error.message}"
         return f"It runs, but nothing answers at {url} yet: it starts, or its log says why."
     return f"It runs and answers at {url}/v1." if is_ready else f"It runs at {url}, not healthy."
 
@@ -162,8 +167,7 @@ def make_job(host: str | None, port: int | None, path: Path | None) -> Job:
     options += [word for name, value in given.items() for word in (f"--{name}", str(value))]
     if path or os.environ.get("LOCALINFRA_CONFIG"):
         options += ["--config", str(config_file.find_file(path).absolute())]
-    url = local_url(settings.host, settings.port)
-    return Job((*program, "serve", *options), kept(os.environ), url)
+    return Job((*program, "serve", *options), kept(os.environ), local_url(settings))
 
 
 def kept(environment: Mapping[str, str]) -> dict[str, str]:

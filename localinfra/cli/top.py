@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from localinfra.cli.child import PROBE_LIMIT_S, ended_by_signals
-from localinfra.cli.client import Client
 from localinfra.cli.connect import running
 from localinfra.cli.list import table
 from localinfra.cli.memory import size
@@ -49,7 +48,7 @@ def top(
     Press q to leave.
     """
     found = running(url, key, config)
-    client = Client(found.url, found.key, PROBE_LIMIT_S)
+    client = found.within(PROBE_LIMIT_S)
     reader = Reader(client)
     before = reader.read()
     is_watched = is_screen()

@@ -54,6 +54,8 @@ Origin = Annotated[
         description='an origin such as "https://app.example.org", without a path',
     ),
 ]
+# Relative to the settings file.
+FilePath = Annotated[str, Meta(pattern=r"^[^\0]+$", description="the path of a file")]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LOG_LEVELS = get_args(LogLevel)
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -66,6 +68,12 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     host: Host = "localhost"  # address to listen on; localhost is both 127.0.0.1 and ::1
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  # port to listen on; 0 takes any free one
+    # a certificate in PEM, followed by those that lead to its authority: all ports then speak TLS.
+    # Its file is read again when it has changed, at the latest after a minute
+    tls_cert: FilePath | None = None
+    # its private key in PEM; default: in the same file. If it is encrypted,
+    # LOCALINFRA_TLS_KEY_PASSWORD has its password
+    tls_key: FilePath | None = None
     # every request needs one of these, or one made by `localinfra key new`; without any, anyone may
     # call
     api_keys: tuple[ApiKey, ...] = ()
@@ -97,6 +105,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_connections_per_address: Annotated[int, Meta(ge=1)] = 256
     # requests waiting for one model, shared equally among clients; more get a 429
     max_queue: Annotated[int, Meta(ge=1)] = 256
+    # log probabilities of prompts in one answer with `echo`: tokens times choices times
+    # (1 + alternatives); each takes about 20 bytes
+    max_echoed_logprobs: Annotated[int, Meta(ge=1)] = 4 * MIB
     # let clients with different keys share the prefix cache; `cached_tokens` and the time to the
     # first token then reveal what others have asked
     share_prefixes: bool = False
@@ -136,6 +147,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def __post_init__(self) -> None:
         if self.ollama_port is not None and not self.ollama_api:
             raise ValueError("ollama_port: it is of no use without ollama_api = true")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("tls_key: it is of no use without tls_cert")
 
     def __repr__(self) -> str:
         hidden = f"<{len(self.api_keys)} hidden>"
@@ -184,11 +197,20 @@ def read(tables: Mapping[str, object], path: Path) -> Config:
     for name in tables:
         if name not in TABLES:
             raise ConfigError(f"{path}: {name}: unknown table; {suggestion(name, TABLES)}")
+    server = decode(subtable(tables, "server", path), ServerSettings, f"{path}: [server]")
+    files = {name: found_from(path, getattr(server, name)) for name in ("tls_cert", "tls_key")}
     return Config(
         path=path,
-        server=decode(subtable(tables, "server", path), ServerSettings, f"{path}: [server]"),
+        server=msgspec.structs.replace(server, **files),
         models=subtable(tables, "model", path),
     )
+
+
+def found_from(settings_file: Path, path: str | None) -> str | None:
+    """The absolute path of a file that the settings name."""
+    if path is None:
+        return None
+    return os.path.abspath(settings_file.parent / os.path.expanduser(path))
 
 
 def with_environment(settings: ServerSettings) -> ServerSettings:
@@ -263,6 +285,15 @@ def subtable(tables: Mapping[str, object], name: str, path: Path) -> dict[str, o
         example = '[model."NAME"]' if name == "model" else f"[{name}]"
         raise ConfigError(f"{path}: {name}: expected a table, written {example}")
     return table
+
+
+def local_url(server: ServerSettings, host: str | None = None, port: int | None = None) -> str:
+    """The server's URL for clients on this machine; `host` and `port`, if they are known to be
+    others than in its settings. A wildcard address becomes loopback."""
+    host, port = host or server.host, port or server.port
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    scheme = "https" if server.tls_cert else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def is_local(host: str) -> bool:

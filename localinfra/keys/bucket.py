@@ -1,4 +1,4 @@
-"""KeyLimits per minute as buckets that fill steadily. Pure: the time is handed in, in seconds of a
+"""Limits per minute as buckets that fill steadily. Pure: the time is handed in, in seconds of a
 clock that never goes back."""
 
 MINUTE_S = 60.0

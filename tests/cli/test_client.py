@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, events, local_url
+from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, events
+from localinfra.config.settings import ServerSettings, local_url
 from localinfra.errors import ApiError
 
 CHAT = {"model": "one", "messages": [{"role": "user", "content": "hello"}], "stream": True}
@@ -28,7 +29,7 @@ def chunks(client: Client) -> list[dict[str, Any]]:
     ],
 )
 def test_a_listen_address_becomes_a_url_for_clients(host: str, url: str) -> None:
-    assert local_url(host, 1) == url
+    assert local_url(ServerSettings(host=host, port=1)) == url
     assert Client(url).url == url
 
 

@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from raw_http import app
+from serving import WITH_TLS, Serving
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from localinfra.cli import alive
 from localinfra.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +69,24 @@ def test_an_image_is_healthy_while_its_server_says_so(
     command = [sys.executable, *(word.replace("8000", port) for word in words)]
     assert subprocess.run(command).returncode == status
     nobody = [word.replace(port, "1") for word in command]
-    assert subprocess.run(nobody, stderr=subprocess.DEVNULL).returncode == 1
+    assert subprocess.run(nobody).returncode == 1
+
+
+def test_a_server_that_speaks_tls_is_healthy_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCALINFRA_CONFIG", raising=False)
+    serving = Serving(healthy, WITH_TLS)
+    try:
+        assert alive.main(serving.port)  # although the settings of this folder know nothing of it
+    finally:
+        serving.close()
+
+
+async def healthy(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await app(scope, receive, send)
+    else:
+        status = 200 if scope["path"] == "/health" and scope["scheme"] == "https" else 404
+        await Response("{}", status)(scope, receive, send)
 
 
 @each_file

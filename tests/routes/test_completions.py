@@ -82,6 +82,20 @@ def test_scoring_gives_an_entry_for_an_end_token_too(client: openai.OpenAI) -> N
     assert len(answer.choices[0].logprobs.tokens) == answer.usage.prompt_tokens + 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_small_request_can_not_ask_for_gigabytes_of_scores(
+    server: EchoServer, stream: bool
+) -> None:
+    body = {"model": "echo", "prompt": "a" * 1000, "max_tokens": 1, "echo": True, "stream": stream}
+    reply = server.post("/v1/completions", {**body, "n": 128, "logprobs": 20})
+    assert reply.status_code == 200  # 1,000 x 128 x 21
+    eight = {**body, "prompt": ["a" * 1000] * 8, "n": 128}
+    reply = server.post("/v1/completions", {**eight, "logprobs": 20})
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == "logprobs"
+    assert "max_echoed_logprobs" in reply.json()["error"]["message"]
+    assert server.post("/v1/completions", {**body, "logprobs": 0}).status_code == 200
+
+
 def test_echo_alone_repeats_the_prompt(client: openai.OpenAI) -> None:
     whole = complete(client, prompt=SENTENCE, max_tokens=2, echo=True)
     chunks = list(complete(client, prompt=SENTENCE, max_tokens=2, echo=True, stream=True))

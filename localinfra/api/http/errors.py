@@ -166,7 +166,8 @@ def base_of(scope: Scope) -> str:
     """This server's URL, taken from the connection: headers can be forged."""
     host, port = scope.get("server") or ("localhost", None)
     host = f"[{host}]" if ":" in host else host
-    return f"http://{host}" + (f":{port}" if port else "")
+    scheme = scope.get("scheme", "http")
+    return f"{scheme}://{host}" + (f":{port}" if port else "")
 
 
 # For Starlette's `exception_handlers`. `Guard` renders all other exceptions.

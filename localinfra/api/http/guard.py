@@ -95,7 +95,7 @@ class Guard:
 
         try:
             host = self.check_host(headers, scope)
-            own_headers |= self.check_origin(headers, host, scope["method"])
+            own_headers |= self.check_origin(headers, host, scope)
             app = self.app
             if is_preflight(headers, scope):
                 app = preflight(headers)
@@ -131,16 +131,18 @@ class Guard:
             )
         return cast(Authority, hosts[0])
 
-    def check_origin(self, headers: Headers, host: Authority, method: str) -> dict[str, str]:
+    def check_origin(self, headers: Headers, host: Authority, scope: Scope) -> dict[str, str]:
         """Returns the CORS headers for an allowed page; empty if no page is involved.
 
         CORS by itself only hides the response: a foreign page's request must be refused here.
         """
         given = [origin for origin in headers.getlist("origin") if origin]
-        if not given and not is_foreign_fetch(headers, method):
+        if not given and not is_foreign_fetch(headers, scope["method"]):
             return {}
-        origins = self.access.origins
-        if not origins.allows_all and not (len(given) == 1 and origins.allows(given[0], host)):
+        origins, is_encrypted = self.access.origins, scope.get("scheme") == "https"
+        if not origins.allows_all and not (
+            len(given) == 1 and origins.allows(given[0], host, is_encrypted=is_encrypted)
+        ):
             page = ", ".join(given)[:200] or "other sites"
             if page == "null":
                 raise Forbidden(

@@ -117,9 +117,10 @@ class OriginRules:
     def allows_all(self) -> bool:
         return "*" in self.origins
 
-    def allows(self, origin: str, host: Authority) -> bool:
+    def allows(self, origin: str, host: Authority, *, is_encrypted: bool = False) -> bool:
         """True for configured, loopback and same-origin pages, and for desktop apps if
-        `takes_desktop_apps`; never for `null`, unless it is configured."""
+        `takes_desktop_apps`; never for `null`, unless it is configured. `is_encrypted`: whether the
+        request came by TLS."""
         if self.allows_all or origin.lower() in self.origins:
             return True
         scheme, _, rest = origin.lower().partition("://")
@@ -130,12 +131,15 @@ class OriginRules:
         page = parse_authority(rest)
         if page is None or scheme not in DEFAULT_PORTS:
             return False
-        return is_same_origin(origin, host) or is_local(page.name)
+        return is_same_origin(origin, host, is_encrypted) or is_local(page.name)
 
 
-def is_same_origin(origin: str, host: Authority) -> bool:
-    """Whether the page comes from the host that the request is for."""
+def is_same_origin(origin: str, host: Authority, is_encrypted: bool) -> bool:
+    """Whether the page comes from the host that the request is for. Behind a proxy, the request of
+    an encrypted page may come without TLS; one by TLS is never a plain page's."""
     scheme, _, rest = origin.lower().partition("://")
+    if is_encrypted and scheme != "https":
+        return False  # whoever changes plain pages on their way would have access
     page, default = parse_authority(rest), DEFAULT_PORTS.get(scheme)
     if page is None or default is None:
         return False

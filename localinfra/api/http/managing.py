@@ -37,7 +37,7 @@ def check_has_own(request: Request, what: str = "models and running requests") -
         )
     host = parse_authority(request.headers.get("host", ""))
     for origin in request.headers.getlist("origin"):
-        if host is None or not is_same_origin(origin, host):
+        if host is None or not is_same_origin(origin, host, request.scope.get("scheme") == "https"):
             raise Forbidden(
                 f"Pages of {origin[:200]!r} may not manage {what} without an API key: use "
                 "the server's own page, or set api_keys in [server]."

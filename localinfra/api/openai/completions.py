@@ -2,7 +2,7 @@
 
 import codecs
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -158,6 +158,7 @@ async def answer_completion(call: Call[CompletionRequest], name: str) -> Respons
         else model.prompts.checked_ids(prompt, "prompt")
         for prompt in body.prompts
     ]
+    check_scores(body, prompts, call.runtime.settings.max_echoed_logprobs)
     compiled = await model.grammars.compile(Answer(body.answer_format), client=call.caller)
     call.report_ignored(compiled.left_out)
     echoes = [
@@ -177,6 +178,20 @@ async def answer_completion(call: Call[CompletionRequest], name: str) -> Respons
     if body.stream:
         return call.stream(result.chunks(deltas), deltas)
     return call.pieces(await result.whole(deltas))
+
+
+def check_scores(body: CompletionRequest, prompts: Sequence[Sized], most: int) -> None:
+    """A prompt is scored once, and answered with each of its choices: a small request could ask for
+    gigabytes. Raises InvalidRequest."""
+    if body.echo and body.logprobs is not None:
+        asked = sum(map(len, prompts)) * body.n * (1 + body.logprobs)
+        if asked > most:
+            raise InvalidRequest(
+                f"With echo and logprobs the answer would hold {asked} log probabilities of the "
+                f"prompt: at most {most} are allowed. Ask for fewer choices (n), fewer logprobs, "
+                "or raise max_echoed_logprobs under [server] of models.toml.",
+                "logprobs",
+            )
 
 
 async def echo_text(call: Call[CompletionRequest], model: "TextModel", ids: list[int]) -> str:

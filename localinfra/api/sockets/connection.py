@@ -310,6 +310,8 @@ class Connection(HttpToolsProtocol):
     def refuse(self, error: ApiError) -> None:
         """Stops reading, answers the complete requests received before, sends this error, and
         closes. If the refused request's response has begun, finishes that instead."""
+        if self._drops_input:
+            return  # for another reason
         self._drops_input = True
         scope: Scope = {"path": self.url.partition(b"?")[0].decode("latin-1"), "state": {}}
         RequestState.of(scope).id = random_hex(32)
@@ -356,6 +358,9 @@ class Connection(HttpToolsProtocol):
             self.drop()
         elif self._closes_at_s is not None:
             if now_s >= self._closes_at_s:
+                self.drop()
+        elif self.transport.is_closing():
+            if not self._unsent_bytes:  # a TLS client owes its end, which means nothing in HTTP
                 self.drop()
         elif self._head_began_s is not None and not self._drops_input:
             timeout_s = self.settings.head_timeout_s

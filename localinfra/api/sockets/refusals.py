@@ -29,7 +29,10 @@ def answer(error: ApiError, scope: Scope, headers: Iterable[tuple[bytes, bytes]]
 
 def malformed(data: bytes, error: Exception, is_first_read: bool) -> ApiError:
     if is_first_read and data.startswith(b"\x16\x03"):
-        return errors.InvalidRequest("This server does not support TLS: use http:// instead.")
+        return errors.InvalidRequest(
+            "This server does not speak TLS: use http:// instead, or set tls_cert under [server] "
+            "of models.toml."
+        )
     if is_first_read and data.startswith(b"PRI * HTTP/2"):
         return errors.UnsupportedHttpVersion(
             "This server supports only HTTP/1.1: turn off HTTP/2 with prior knowledge."
@@ -40,6 +43,10 @@ def malformed(data: bytes, error: Exception, is_first_read: bool) -> ApiError:
     return errors.InvalidRequest(
         f"The request is not valid HTTP: {reason or 'its target is malformed'}."
     )
+
+
+def only_tls() -> ApiError:
+    return errors.InvalidRequest("This server speaks TLS on this port: use https:// instead.")
 
 
 def no_request() -> ApiError:

@@ -5,19 +5,21 @@ Signals and the terminal are left to the command.
 
 import asyncio
 import contextlib
-import functools
 import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from localinfra.api.sockets.connection import Connection
 from localinfra.api.sockets.connections import Connections
+from localinfra.api.sockets.renewal import Renewal
+from localinfra.api.sockets.tls import Arrival
 from localinfra.config.settings import ServerSettings
 
 CHECK_TICKS = 5  # of uvicorn's main loop, which ticks ten times a second
+RENEWAL_TICKS = 300  # between two looks at the certificate's files
 SPARE_DESCRIPTORS = 64  # for model files, libraries and connections being closed
 # At the shutdown deadline the runtime ends answers with an error; a busy machine then has this
 # long to write it. After that, clients that have not read it are disconnected.
@@ -28,11 +30,13 @@ class Server(uvicorn.Server):
     """Run it with `serve(sockets)`."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, lifespan: bool = True):
+        """Raises ConfigError if the settings' certificate can't be used."""
         self.open = Connections(settings, capacity())
+        self.renewal = Renewal(settings)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=cast(type[Connection], functools.partial(Connection, self.open)),
+                http=cast(type[Connection], self.protocol),
                 log_config=None,
                 log_level=None if settings.log_level == "debug" else "warning",
                 access_log=False,
@@ -44,17 +48,30 @@ class Server(uvicorn.Server):
             )
         )
 
+    def protocol(self, **given: Any) -> asyncio.Protocol:
+        """For a client that has connected; called by uvicorn."""
+        found = self.renewal.certificate
+        if found is None:
+            return Connection(self.open, **given)
+        connections = self.server_state.connections
+        return Arrival(
+            self.open, connections, found.context, lambda: Connection(self.open, **given)
+        )
+
     def apply(self, settings: ServerSettings) -> None:
-        """Changes the limits, for connections that are open too."""
+        """Changes the limits, for connections that are open too, and the certificate of others."""
         raise_descriptor_limit(settings)
         most = capacity()
         self.open.apply(settings, most + len(self.open) if most is not None else None)
         self.config.timeout_keep_alive = cast(int, settings.idle_timeout_s)
         self.config.timeout_graceful_shutdown = longest_shutdown(settings)
+        self.renewal.look(settings)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % CHECK_TICKS == 0:
             self.open.check(asyncio.get_running_loop().time())
+        if counter % RENEWAL_TICKS == 0:
+            self.renewal.look(self.open.settings)
         return await super().on_tick(counter)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from raw_http import CHUNKED, GET, POST, SHORT, headers, is_refused
-from serving import Serving
+from serving import Serving, also_with_tls
 from waiting import wait_for
 
 from localinfra.api.sockets.refusals import MAX_HEADERS, MAX_PIPELINED
@@ -40,6 +40,7 @@ def test_ordinary_chunks_are_read_and_trailers_skipped(server: Serving) -> None:
         assert talk.ask(GET).status == 200
 
 
+@also_with_tls
 def test_an_unread_body_ends_its_connection(
     serve: Callable[[ServerSettings], Serving],
 ) -> None:
@@ -50,6 +51,7 @@ def test_an_unread_body_ends_its_connection(
         assert talk.is_closed()
 
 
+@also_with_tls
 def test_an_endless_unread_body_is_cut_off(
     serve: Callable[[ServerSettings], Serving],
 ) -> None:
@@ -60,6 +62,7 @@ def test_an_endless_unread_body_is_cut_off(
                 talk.connection.sendall(b"x" * 100_000)
 
 
+@also_with_tls
 def test_pipelined_requests_are_answered_in_order(server: Serving) -> None:
     with server.talk() as talk:
         paths = [b"/%d" % at for at in range(MAX_PIPELINED)]
@@ -81,6 +84,7 @@ def test_pipelined_requests_up_to_the_limit_are_answered(server: Serving) -> Non
 WHOLE = [GET, POST + b"content-length: 2\r\n\r\nhi", CHUNKED + b"2\r\nhi\r\n0\r\n\r\n"]
 
 
+@also_with_tls
 @pytest.mark.parametrize("num_before", [1, 3, MAX_PIPELINED])
 @pytest.mark.parametrize(
     ("status", "sent"),
