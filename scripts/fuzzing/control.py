@@ -50,13 +50,15 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._is_over.wait(PAUSE_S):
+        while True:
             since = time.monotonic()
             fault = self.ask()
             self.num_asked += 1
             self.longest_s = max(self.longest_s, time.monotonic() - since)
             if fault and len(self.faults) < 20:
                 self.faults.append(f"number {self.num_asked}: {fault}")
+            if self._is_over.wait(PAUSE_S):
+                break
 
     def ask(self) -> str:
         raise NotImplementedError

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -223,11 +223,3 @@ def _bound(values: dict[str, Json], draw: Random) -> None:
 
 def is_number(value: Json) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def spread(attempts: Sequence[Attempt]) -> dict[str, int]:
-    """How many attempts each operation got."""
-    counts: dict[str, int] = {}
-    for attempt in attempts:
-        counts[attempt.route.operation] = counts.get(attempt.route.operation, 0) + 1
-    return counts

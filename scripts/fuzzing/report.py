@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from fuzzing.control import Watch
 from fuzzing.run import SLOW_S, Findings
@@ -20,11 +19,10 @@ class Report:
         findings: Findings,
         watches: Sequence[Watch],
         server: FuzzedServer,
-        folder: Path,
         count: int,
     ):
         self._findings, self._watches, self._server = findings, watches, server
-        self._folder, self._count = folder, count
+        self._count = count
         self._began, self._first = time.monotonic(), server.size()
 
     def tell_progress(self) -> None:
@@ -43,10 +41,10 @@ class Report:
         """Prints the summary; the exit status."""
         found, is_alive = self._findings, self._server.is_alive
         print(f"\n{found.num_sent} requests in {took_s:.0f} s; load {os.getloadavg()[0]:.1f}")
+        print("answers     " + ", ".join(f"{one}: {n}" for one, n in found.statuses.most_common()))
         print(
-            "answers     " + ", ".join(f"{n} of {one}" for one, n in found.statuses.most_common())
+            "operations  " + ", ".join(f"{one}: {n}" for one, n in found.operations.most_common())
         )
-        print("operations  " + ", ".join(f"{one} {n}" for one, n in found.operations.most_common()))
         for watch in self._watches:
             name = type(watch).__name__.lower()
             print(f"{name:<11} {watch.num_asked} asked, the slowest {watch.longest_s:.2f} s")
@@ -66,7 +64,7 @@ class Report:
         for fault in faults:
             print(f"FAILED      {fault}")
         for fault, count in found.faults.most_common():
-            print(f"FAILED      {count} of {fault} ({found.files.get(fault, '')})")
+            print(f"FAILED      {count} times {fault} ({found.files.get(fault, '')})")
         print(f"{len(faults) + len(found.faults)} kinds of faults")
         return int(bool(faults or found.faults))
 

@@ -58,3 +58,8 @@ def test_a_damaged_file_is_refused_or_harmless(real: RealFile, tmp_path: Path) -
 @pytest.mark.slow
 def test_damaged_files_are_refused_or_harmless(real: RealFile, tmp_path: Path) -> None:
     check(real, tmp_path, 40)
+
+
+@pytest.mark.slow
+def test_damaged_files_with_another_tokenizer_are_too(gemma_file: Path, tmp_path: Path) -> None:
+    check(RealFile(gemma_file), tmp_path, 15)
