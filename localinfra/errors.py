@@ -207,7 +207,9 @@ class UnsupportedHttpVersion(ApiError):
 
 
 class NoSummary(ApiError):
-    """A conversation was to be summarized."""
+    """A conversation was to be summarized. Not a 500: the server works, and a new try may help."""
+
+    status, code = 503, "no_summary"
 
     def __init__(
         self,

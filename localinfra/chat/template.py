@@ -168,6 +168,8 @@ def stopped(error: LimitExceeded, num_characters: int) -> InvalidRequest:
 
 def ends_in_answer(messages: Sequence[Message]) -> bool:
     """Whether the last message is an assistant's text, which the next answer continues."""
+    if not messages:
+        return False
     return messages[-1].role == "assistant" and not messages[-1].tool_calls
 
 

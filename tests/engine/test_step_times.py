@@ -1,7 +1,9 @@
 """What steps are expected to take, from those that were seen."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -127,3 +129,34 @@ def test_the_cost_of_rows_never_falls_and_is_never_above_proportion(
     curve = [expected(times, rows) for rows in range(1, 90)]
     assert all(later >= sooner * (1 - 1e-9) for sooner, later in pairwise(curve))
     assert all(cost <= rows * curve[0] * (1 + 1e-9) for rows, cost in enumerate(curve, 1))
+
+
+def seconds_at(num_rows: int, noise: float, draw: Random) -> float:
+    return 0.02 * (1 + 0.2 * num_rows) * math.exp(draw.gauss(0, noise))
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_noise_does_not_add_up(noise: float, num_threads: int) -> None:
+    """Over the steps of an hour on a busy machine, what is seen stays as expected, and what is not
+    seen meanwhile."""
+    draw, times = Random(3), StepTimes()
+    for threads in range(1, num_threads + 1):
+        for num_rows in (1, 2, 3, 4) * 5:
+            times.observe(num_rows, 0, threads, seconds_at(num_rows, 0.01, draw))
+            times.observe(num_rows, 64, threads, seconds_at(num_rows, 0.01, draw) + 0.064)
+    for number in range(40_000):
+        num_rows, threads = draw.choice((1, 2, 3, 4)), 1 + number // 50 % num_threads
+        times.observe(num_rows, 0, threads, seconds_at(num_rows, noise, draw))
+    for num_rows in (1, 4):
+        ratio = expected(times, num_rows) / seconds_at(num_rows, 0, draw)
+        assert 1 / 8 < ratio < 8
+    assert 1 / 8 < expected(times, 0, 64) / 0.064 < 8
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.floats(1e-12, 1e6)), min_size=1, max_size=40))
+def test_steps_however_long_are_learned_from(steps: list[tuple[int, float]]) -> None:
+    times = StepTimes()
+    for num_rows, seconds in steps:
+        times.observe(num_rows, 0, 1, seconds)
+        assert 0 < expected(times, num_rows) < math.inf

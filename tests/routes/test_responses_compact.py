@@ -86,7 +86,7 @@ def test_a_conversation_finds_its_own_prefix_when_it_is_summarized(client: opena
 def test_an_empty_summary_is_an_error(server: EchoServer) -> None:
     body = {"model": "echo", "input": "Hi", "max_output_tokens": 0}
     reply = server.post("/v1/responses/compact", body)
-    assert reply.status_code == 500 and "no summary" in reply.json()["error"]["message"]
+    assert_error(reply, 503, None, "no_summary")
 
 
 def test_a_compaction_is_not_streamed(server: EchoServer) -> None:

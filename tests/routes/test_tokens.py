@@ -113,6 +113,10 @@ TOKENIZE_ERRORS: list[tuple[dict[str, Any], int, str, str]] = [
         400, "continue_final_message", "invalid_value",
     ),
     (
+        {"prompt": "a", "continue_final_message": True},
+        400, "continue_final_message", "invalid_value",
+    ),
+    (
         {
             "messages": [*HELLO, {"role": "assistant", "tool_calls": [CALLED]}],
             "continue_final_message": True,

@@ -68,9 +68,22 @@ class StepTimes:
         if not odd:
             self._confirmed[num_rows] = self._num_steps
         if self._last != (num_rows, threads):
-            curve.add(num_rows, seconds / self._speed.value, odd)
+            rise = curve.add(num_rows, seconds / self._speed.value, odd)
+            self._keep_level(threads, rise)
         self._last = (num_rows, threads)
         self._speed.add(seconds / curve.at(num_rows), odd)
+
+    def _keep_level(self, threads: int, rise: float) -> None:
+        """Costs tell only what steps take beside each other. Else noise would lower them and raise
+        the speed again and again, without end, and all that is not seen meanwhile would be off."""
+        if self._last[1] == threads:
+            changed = [self._curves[threads]]
+        else:
+            changed = [*self._curves.values()]
+        share = rise ** (1 / len(changed))
+        for curve in changed:
+            curve.scale(1 / share)
+        self._speed.value *= share
 
     def _learn_token(self, key: tuple[int, bool], seconds: float, odd: bool) -> None:
         cost = seconds / self._speed.value
@@ -105,7 +118,8 @@ class _Mean:
         if 0 < self.num_odd < NUMBERS.num_surprises:
             return
         self._num_counting = 1 if odd else min(self._num_counting + 1, NUMBERS.num_counting)
-        self.value += (sample - self.value) / self._num_counting
+        share = 1 / self._num_counting
+        self.value = share * sample + (1 - share) * self.value  # above 0, however far apart
         self.num_odd = 0
 
 
@@ -126,9 +140,22 @@ class _Curve:
         cost = (costs[above] + slope * (reached - rows[above])) * num_rows / reached
         return min(cost, costs[1] * num_rows / rows[1])
 
-    def add(self, num_rows: int, cost: float, odd: bool) -> None:
-        """Where two numbers disagree the lower cost holds: it gets used, and so corrected."""
-        self._means.setdefault(num_rows, _Mean(cost)).add(cost, odd)
+    def add(self, num_rows: int, cost: float, odd: bool) -> float:
+        """Returns by what factor the level rose: the geometric mean of the costs.
+
+        Where two numbers disagree the lower cost holds: it gets used, and so corrected."""
+        mean = self._means.setdefault(num_rows, _Mean(cost))
+        before = mean.value
+        mean.add(cost, odd)
+        self._draw()
+        return float((mean.value / before) ** (1 / len(self._means)))
+
+    def scale(self, factor: float) -> None:
+        for mean in self._means.values():
+            mean.value *= factor
+        self._draw()
+
+    def _draw(self) -> None:
         rows = sorted(self._means)
         costs = accumulate((self._means[count].value for count in reversed(rows)), min)
         self._rows, self._costs = [0, *rows], [0.0, *[*costs][::-1]]

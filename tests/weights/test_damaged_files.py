@@ -1,0 +1,65 @@
+"""Real GGUF files with damage, loaded and asked as the server would, in a process of their own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from fuzzing.gguf import Copies, Mutant, RealFile, outcomes, smollm2
+
+
+@pytest.fixture(scope="module")
+def real() -> RealFile:
+    return RealFile(smollm2())
+
+
+def test_every_part_of_a_header_is_damaged(real: RealFile) -> None:
+    kinds = {"count", "type", "text", "number", "token", "items", "template", "tensor"}
+    assert real.by_kind.keys() == kinds
+    assert len(real.by_kind["token"]) > 90_000  # tokens and merges
+    names = " ".join(real.mutant(1, number).name for number in range(300))
+    assert all(kind in names for kind in {*kinds, "weights", "cut"})
+
+
+def test_damage_in_place_is_taken_back(real: RealFile, tmp_path: Path) -> None:
+    before, copies = real.path.read_bytes(), Copies(real, tmp_path)
+    with copies.having(Mutant("", ((0, 4, b"abcd"), (4, 4, b"\0" * 4)))) as path:
+        assert path.read_bytes()[:8] == b"abcd\0\0\0\0"
+    assert path.read_bytes() == before
+
+
+def test_damage_of_another_size_leaves_the_weights_where_they_belong(
+    real: RealFile, tmp_path: Path
+) -> None:
+    """Behind the header, at a multiple of 32."""
+    template = real.by_kind["template"][0]
+    mutant = Mutant("", ((template.at, template.size, b"\0" * 8),))
+    with Copies(real, tmp_path).having(mutant) as path:
+        found, whole = path.read_bytes(), real.path.read_bytes()
+    begin = -(-len(real.header) // 32) * 32
+    assert found.endswith(whole[begin:]) and (len(found) - len(whole)) % 32 == 0
+    assert found[template.at : template.at + 8] == b"\0" * 8
+
+
+def check(real: RealFile, folder: Path, count: int) -> None:
+    ends = {number: end for number, end, _ in outcomes(real, 1, iter(range(count)), folder)}
+    assert {at: end for at, end in ends.items() if not end.startswith(KINDLY)} == {}
+
+
+KINDLY = ("loaded", "refused", "failed")
+
+
+def test_a_damaged_file_is_refused_or_harmless(real: RealFile, tmp_path: Path) -> None:
+    check(real, tmp_path, 5)
+
+
+@pytest.mark.slow
+def test_damaged_files_are_refused_or_harmless(real: RealFile, tmp_path: Path) -> None:
+    check(real, tmp_path, 40)
+
+
+@pytest.mark.slow
+def test_damaged_files_with_another_tokenizer_are_too(gemma_file: Path, tmp_path: Path) -> None:
+    check(RealFile(gemma_file), tmp_path, 15)
