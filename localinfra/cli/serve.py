@@ -102,28 +102,37 @@ def serve(
     if supervised and not handed:
         become_supervisor(sockets, settings)
 
-    async def run() -> tuple[bool, int]:
-        runtime = Runtime(settings, catalog, origin)
-        if handed:
-            runtime.safeguard.note_in(handed.journal)
-        runtime.start()  # models with `preload` load while the rest is imported
-        serving = await in_daemon_thread(lambda: imported(catalog), name="imports")
-        ledger = Ledger(default_path() if settings.keep_costs else None)
-        server = serving(runtime, ledger, handed, holders)
-        await server.serve(sockets)
-        end_within(server.status)
-        return server.started, server.status
-
     bring_libraries(catalog)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            started, status = runner.run(run())
+            started, status = runner.run(run(settings, catalog, origin, holders, handed, sockets))
     except SystemExit:  # how uvicorn reports that the application did not start; it logged why
         started, status = False, 1
     leave(status)
     if not started:
         raise ConfigError("the server could not start; the lines above say why")
     sys.exit(status)
+
+
+async def run(
+    settings: ServerSettings,
+    catalog: Catalog,
+    origin: Origin,
+    holders: Holders,
+    handed: supervisor.HandedOver | None,
+    sockets: list[socket.socket],
+) -> tuple[bool, int]:
+    """Returns whether the server had started, and the exit status."""
+    runtime = Runtime(settings, catalog, origin)
+    if handed:
+        runtime.safeguard.note_in(handed.journal)
+    runtime.start()  # models with `preload` load while the rest is imported
+    serving = await in_daemon_thread(lambda: imported(catalog), name="imports")
+    ledger = Ledger(default_path() if settings.keep_costs else None)
+    server = serving(runtime, ledger, handed, holders)
+    await server.serve(sockets)
+    end_within(server.status)
+    return server.started, server.status
 
 
 def tls_options(cert: str | None, key: str | None, is_off: bool) -> dict[str, object]:

@@ -60,15 +60,9 @@ def load_text_model(
     from localinfra.text.eyes import Eyes
     from localinfra.text.model import TextModel
 
-    if not model.can_generate:
-        context.close()
-        raise ModelUnavailable(
-            f"{name}: {path} is a {model.description} model, which does not generate text; "
-            'give it kind = "embedding" in models.toml if it is an embedder.',
-            "model",
-        )
     projector = None
     try:
+        check_generates(name, path, model)
         if plan.projector:
             projector = load_projector(name, entry, plan.projector, model)
         drafter = load_draft(name, entry, plan, model, context)
@@ -101,6 +95,16 @@ def load_text_model(
         eyes=Eyes(name, projector, max_waiting, plan.projector_identity) if projector else None,
         salt_of=shelves.salt if shelves else str,
     )
+
+
+def check_generates(name: str, path: Path, model: Model) -> None:
+    """Raises ModelUnavailable."""
+    if not model.can_generate:
+        raise ModelUnavailable(
+            f"{name}: {path} is a {model.description} model, which does not generate text; "
+            'give it kind = "embedding" in models.toml if it is an embedder.',
+            "model",
+        )
 
 
 def engine_settings(entry: TextModelEntry, max_waiting: int) -> EngineSettings:
