@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from localinfra.api.call import Call
 from localinfra.chat.messages import Message, last_of_user
-from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.errors import InvalidRequest, ModelNotFound, UnsupportedParameter
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
 from localinfra.text.showing import NOTHING_SHOWN, Link, ShownPictures, links, marked, new_word
@@ -91,6 +91,15 @@ async def refuse_blind(call: Call[Any], name: str, found: Sequence[Link], asked:
             f"sees: {', '.join(names[:10])}.",
             path,
         )
+
+
+def has_projector(catalog: Catalog, name: str) -> bool:
+    """Whether a model may see. Reads folder listings; False for a model that there isn't."""
+    try:
+        _, entry = catalog.resolve(name)
+    except ModelNotFound:
+        return False
+    return isinstance(entry, TextModelEntry) and entry.projector is not None
 
 
 def seeing_models(catalog: Catalog) -> list[str]:

@@ -225,3 +225,21 @@ def test_image_blocks_are_refused_by_their_path(seer: EchoServer) -> None:
     url = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
     reply = messages_api(seer, [url])
     assert reply.status_code == 400 and "only data URLs" in reply.text
+
+
+def test_images_in_responses_and_in_the_response_that_follows(seer: EchoServer) -> None:
+    content = [
+        {"type": "input_text", "text": "look:"},
+        {"type": "input_image", "image_url": data_url(PICTURE), "detail": "auto"},
+    ]
+    body = {"model": "seer", "temperature": 0, "input": [{"role": "user", "content": content}]}
+    first = seer.post("/v1/responses", body)
+    assert first.status_code == 200, first.text
+    assert first.json()["output"][0]["content"][0]["text"] == "look:[******]"
+    counted = seer.post("/v1/responses/input_tokens", {k: body[k] for k in ("model", "input")})
+    assert counted.json()["input_tokens"] == first.json()["usage"]["input_tokens"]
+    more = {"model": "seer", "previous_response_id": first.json()["id"], "input": "and?"}
+    usage = seer.post("/v1/responses", {**more, "temperature": 0}).json()["usage"]
+    assert usage["input_tokens"] > first.json()["usage"]["input_tokens"] + 8
+    blind = seer.post("/v1/responses", {**body, "model": "blind"})
+    assert blind.status_code == 400 and "text only" in blind.text
