@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from localinfra.api.call import Call
 from localinfra.chat.messages import Message, last_of_user
-from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.errors import InvalidRequest, ModelNotFound, UnsupportedParameter
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
 from localinfra.text.showing import NOTHING_SHOWN, Link, ShownPictures, links, marked, new_word
@@ -33,11 +33,18 @@ async def with_pictures(
     the context has; UnsupportedParameter naming the models that see; QueueFull.
     """
     found = links(messages)
-    if not found:
-        return [*messages], NOTHING_SHOWN
+    shown = await see(call, model, found, last_of_user(messages)) if found else NOTHING_SHOWN
+    return marked(messages, shown.word) if shown.word else [*messages], shown
+
+
+async def see(
+    call: Call[Any], model: "TextModel", found: Sequence[Link], asked: int
+) -> ShownPictures:
+    """The pictures of these links; none of a model without eyes. `asked`: the index of the user's
+    last message. Raises the same as `with_pictures`."""
     if model.eyes is None:
-        await refuse_blind(call, model.name, messages, found)
-        return [*messages], NOTHING_SHOWN
+        await refuse_blind(call, model.name, found, asked)
+        return NOTHING_SHOWN
     if len(found) > MAX_PICTURES:
         raise InvalidRequest(
             f"There are {len(found)} pictures in the messages; at most {MAX_PICTURES} are read. "
@@ -50,8 +57,7 @@ async def with_pictures(
         max_side = LOW_SIDE if link.image.detail == "low" else None
         seen.append(await model.eyes.see(data, room, link.path, max_side))
         room -= seen[-1].num_tokens
-    word = new_word()
-    return marked(messages, word), ShownPictures(word, seen)
+    return ShownPictures(new_word(), seen)
 
 
 def picture_bytes(link: Link) -> bytes:
@@ -71,13 +77,11 @@ def picture_bytes(link: Link) -> bytes:
         raise InvalidRequest(f"{link.path} is not valid base64: {error}.", link.path) from None
 
 
-async def refuse_blind(
-    call: Call[Any], name: str, messages: Sequence[Message], found: Sequence[Link]
-) -> None:
+async def refuse_blind(call: Call[Any], name: str, found: Sequence[Link], asked: int) -> None:
     """Raises UnsupportedParameter if the user's last message has a picture, and some model here
     sees."""
-    asked = f"messages[{last_of_user(messages)}]."
-    path = next((link.path for link in found if link.path.startswith(asked)), None)
+    own = re.compile(rf"messages\[{asked}\]\.content\[\d+\]")  # not those in a tool's result
+    path = next((link.path for link in found if own.fullmatch(link.path)), None)
     if path is None:
         return
     catalog = call.runtime.catalog
@@ -87,6 +91,15 @@ async def refuse_blind(
             f"sees: {', '.join(names[:10])}.",
             path,
         )
+
+
+def has_projector(catalog: Catalog, name: str) -> bool:
+    """Whether a model may see. Reads folder listings; False for a model that there isn't."""
+    try:
+        _, entry = catalog.resolve(name)
+    except ModelNotFound:
+        return False
+    return isinstance(entry, TextModelEntry) and entry.projector is not None
 
 
 def seeing_models(catalog: Catalog) -> list[str]:

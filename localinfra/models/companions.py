@@ -16,13 +16,15 @@ def projector_of(source: Source, model: Path) -> Path | None:
     if isinstance(source, OllamaSource):
         own = model.with_name(OLLAMA_OWN)
         return own if own.exists() else places.ollama_blob(source.path, places.OLLAMA_PROJECTOR)
-    folder = next((at for at in model.parents if at.parent.name == "snapshots"), model.parent)
+    snapshot = next((at for at in model.parents if at.parent.name == "snapshots"), None)
+    folder = snapshot or model.parent
     try:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf")]
+        # Other folders may have a whole disk below them.
+        paths = folder.rglob("*.gguf") if snapshot else folder.glob("*.gguf")
+        names = [path.relative_to(folder).as_posix() for path in paths]
     except OSError:
         return None
     if isinstance(source, PathSource):
-        names = [name for name in names if "/" not in name]
         others = set(filter(quants.is_model, names)) - set(quants.parts(model.name))
         if others:
             return None

@@ -160,3 +160,13 @@ def test_steps_however_long_are_learned_from(steps: list[tuple[int, float]]) -> 
     for num_rows, seconds in steps:
         times.observe(num_rows, 0, 1, seconds)
         assert 0 < expected(times, num_rows) < math.inf
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-300, 1e-9, 1e9])
+def test_any_reading_of_a_clock_is_of_use(seconds: float) -> None:
+    times = measured(lambda num_rows: seconds)
+    for num_rows in (1, 8, 1, 64):
+        times.observe(num_rows, 0, 1, 0.01)
+        times.observe(num_rows, 100, 1, seconds)
+        times.observe(num_rows, 0, 2, seconds)
+        assert 0 < expected(times, num_rows, 10) < math.inf

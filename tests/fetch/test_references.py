@@ -20,6 +20,15 @@ source = "m.gguf"
 [model.packed]
 kind = "text"
 source = "package:no-such-package/m.gguf"
+[model.seer]
+kind = "text"
+source = "hf:org/m/m.gguf"
+mmproj = "hf:org/eyes/mmproj-m.gguf"
+[model.shut]
+kind = "text"
+source = "hf:org/m/m.gguf"
+mmproj = "hf:org/eyes/mmproj-m.gguf"
+vision = false
 [model.flux]
 kind = "image"
 source = "hf:org/flux"
@@ -38,6 +47,8 @@ def catalog(tmp_path: Path) -> Catalog:
     ("text", "expected"),
     [
         ("tiny", ["hf:org/m/m.gguf"]),
+        ("seer", ["hf:org/m/m.gguf", "hf:org/eyes/mmproj-m.gguf"]),
+        ("shut", ["hf:org/m/m.gguf"]),
         ("org/chat", ["hf:org/m/m.gguf"]),
         ("flux", ["hf:org/flux", "hf:org/flux-gguf/q4.gguf"]),
         ("org/repo", ["hf:org/repo"]),

@@ -17,13 +17,19 @@ from numpy.typing import NDArray
 from picture_files import file
 from PIL import Image
 
+from localinfra.chat.answer import Answer
+from localinfra.chat.messages import ContentPart, ImageUrl, Message
 from localinfra.engine.pictures import Picture
+from localinfra.engine.request import SamplingParams
 from localinfra.errors import FilesAbsent, ModelUnavailable
 from localinfra.footprint import CPU
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
 from localinfra.text.loading import load_text_model, text_plan
 from localinfra.text.model import TextModel
+from localinfra.text.request import TextParams
+from localinfra.text.showing import ShownPictures, marked, new_word
+from localinfra.text.turn import TurnRequest, begin_turn
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +154,54 @@ def test_a_model_that_has_killed_the_server_is_loaded_without_eyes(gemma: TextMo
     model = load_text_model("m", gemma.safer, 8)
     model.close()
     assert model.eyes is None
+
+
+TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+
+
+def answered(model: TextModel, *pictures: bytes) -> tuple[str, int, int]:
+    """A greedy answer to a question with pictures, the prompt's tokens, and those of them that the
+    prefix cache had."""
+
+    async def answer() -> tuple[str, int, int]:
+        assert model.eyes is not None
+        image = ImageUrl("data:,")
+        parts = [ContentPart("image_url", image_url=image) for _ in pictures]
+        messages = [Message("user", [*parts, ContentPart("text", text="what is it?")])]
+        seen = [await model.eyes.see(data, 200, "messages") for data in pictures]
+        shown = ShownPictures(new_word(), seen)
+        params = TextParams(sampling=SamplingParams(temperature=0), max_tokens=8)
+        wanted = TurnRequest(
+            messages=marked(messages, shown.word),
+            answer=Answer(None),
+            template_kwargs={},
+            params=params,
+            shown=shown,
+        )
+        turn = await begin_turn(model, wanted, "")
+        texts, num_cached = [], 0
+        async for step in turn.deltas:
+            for delta in step:
+                texts.append(delta.text)
+                num_cached = max(num_cached, delta.num_cached)
+        await turn.deltas.aclose()
+        return "".join(texts), turn.num_prompt, num_cached
+
+    return asyncio.run(answer())
+
+
+@pytest.mark.parametrize("kind", ["gemma", "qwen"])
+def test_answers_depend_on_pictures_and_not_on_what_is_cached(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    own = msgspec.structs.replace(request.getfixturevalue(kind), chat_template=TEMPLATE)
+    model = load_text_model("m", own, 8)
+    try:
+        one, other = noise(100, 60), noise(100, 60, seed=5)
+        first = answered(model, one)
+        again = answered(model, one)
+        assert again[:2] == first[:2] and again[2] > first[2] == 0
+        both = answered(model, one, other)
+        assert both[1] > first[1] and answered(model, one, other)[0] == both[0]
+    finally:
+        model.close()

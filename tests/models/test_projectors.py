@@ -16,7 +16,7 @@ from localinfra.llama.projector_trial import TrialFailed, TrialRequest, tried
 from localinfra.models.companions import projector_of
 from localinfra.models.gguf.projector import most_at_once, working_bytes
 from localinfra.models.gguf.reader import BadGguf, read_header, read_projector
-from localinfra.models.sources import PathSource
+from localinfra.models.sources import HubSource, PathSource
 
 PAIRS = ((tiny_gemma3, tiny_gemma3_projector), (tiny_qwen2vl, tiny_qwen2vl_projector))
 
@@ -161,6 +161,22 @@ def test_a_projector_beside_the_only_model_belongs_to_it(tmp_path: Path) -> None
     assert projector_of(PathSource(model), model) == projector
     tiny_llama().write(tmp_path / "other.gguf")
     assert projector_of(PathSource(model), model) is None
+
+
+def test_a_projector_in_a_folder_below_belongs_to_no_file_of_a_path(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    model, projector = written(tmp_path)
+    projector.rename(tmp_path / "other" / projector.name)
+    assert projector_of(PathSource(model), model) is None
+
+
+def test_the_projector_of_a_repository_may_be_in_a_folder_above(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--o--r" / "snapshots" / ("0" * 40)
+    (snapshot / "q8").mkdir(parents=True)
+    model = tiny_gemma3().write(snapshot / "q8" / "m-Q8_0.gguf")
+    tiny_gemma3().write(snapshot / "m-Q4_K_M.gguf")
+    projector = tiny_gemma3_projector().write(snapshot / "mmproj-F16.gguf")
+    assert projector_of(HubSource("o/r", "q8/m-Q8_0.gguf"), model) == projector
 
 
 def test_no_projector_is_found_where_there_is_none(tmp_path: Path) -> None:

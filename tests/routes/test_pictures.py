@@ -178,3 +178,68 @@ def test_images_of_ollamas_clients(seer: EchoServer) -> None:
 def test_transparent_and_deep_pictures(seer: EchoServer) -> None:
     for picture in (Image.new("RGBA", (30, 20)), Image.new("LA", (30, 20)), plain(30, 20)):
         assert said(chat(seer, image(file(picture)), text("?"))) == "[******]?"
+
+
+def block(data: bytes = PICTURE) -> dict[str, Any]:
+    source = {"type": "base64", "media_type": "image/png", "data": base64_of(data)}
+    return {"type": "image", "source": source}
+
+
+def messages_api(seer: EchoServer, content: Any, path: str = "", **options: Any) -> Any:
+    messages = [{"role": "user", "content": content}]
+    body = {"model": "seer", "max_tokens": 100, "temperature": 0, "messages": messages, **options}
+    return seer.post(f"/v1/messages{path}", body)
+
+
+def test_image_blocks_of_anthropics_clients(seer: EchoServer) -> None:
+    content = [text("look:"), block(), text("what?"), text("well")]
+    reply = messages_api(seer, content).json()
+    assert reply["content"][0]["text"] == "look:[******]what?\nwell"
+    counted = messages_api(seer, content, "/count_tokens", max_tokens=None, temperature=None)
+    assert counted.json()["input_tokens"] == sum(
+        reply["usage"].get(name) or 0 for name in ("input_tokens", "cache_read_input_tokens")
+    )
+    assert "*" in messages_api(seer, content, stream=True).text
+
+
+def test_images_in_results_of_tools(seer: EchoServer) -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "shot", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [text("a"), block()]}
+    messages = [
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result, text("well?")]},
+    ]
+    tools = [{"name": "shot", "input_schema": {"type": "object"}}]
+    reply = messages_api(seer, "", messages=messages, tools=tools)
+    assert reply.status_code == 200, reply.text
+    assert "x-localinfra-ignored" not in reply.headers
+
+
+def test_image_blocks_are_refused_by_their_path(seer: EchoServer) -> None:
+    bad = block(b"no picture")
+    reply = messages_api(seer, [text("?"), bad])
+    assert reply.status_code == 400 and "messages[0].content[1] can't be read" in reply.text
+    reply = messages_api(seer, [text("?"), block()], model="blind")
+    assert reply.status_code == 400 and "a model that sees: seer." in reply.text
+    url = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
+    reply = messages_api(seer, [url])
+    assert reply.status_code == 400 and "only data URLs" in reply.text
+
+
+def test_images_in_responses_and_in_the_response_that_follows(seer: EchoServer) -> None:
+    content = [
+        {"type": "input_text", "text": "look:"},
+        {"type": "input_image", "image_url": data_url(PICTURE), "detail": "auto"},
+    ]
+    body = {"model": "seer", "temperature": 0, "input": [{"role": "user", "content": content}]}
+    first = seer.post("/v1/responses", body)
+    assert first.status_code == 200, first.text
+    assert first.json()["output"][0]["content"][0]["text"] == "look:[******]"
+    counted = seer.post("/v1/responses/input_tokens", {k: body[k] for k in ("model", "input")})
+    assert counted.json()["input_tokens"] == first.json()["usage"]["input_tokens"]
+    more = {"model": "seer", "previous_response_id": first.json()["id"], "input": "and?"}
+    usage = seer.post("/v1/responses", {**more, "temperature": 0}).json()["usage"]
+    assert usage["input_tokens"] > first.json()["usage"]["input_tokens"] + 8
+    blind = seer.post("/v1/responses", {**body, "model": "blind"})
+    assert blind.status_code == 400 and "text only" in blind.text

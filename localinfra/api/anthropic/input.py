@@ -42,12 +42,13 @@ Name = Annotated[str, Meta(max_length=256)]
 
 
 class DocumentSource(msgspec.Struct, frozen=True):
-    """The source of a document. Only the types text and content hold text."""
+    """The source of a document or an image. Only the types text and content hold text."""
 
     type: TypeName = ""
     data: str | None = None
     content: "Content | None" = None
-    media_type: str | None = None  # no effect
+    media_type: str | None = None  # no effect: the data tell it
+    url: str | None = None  # of an image, with type url
 
 
 class Block(msgspec.Struct, frozen=True):

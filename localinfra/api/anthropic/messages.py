@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from localinfra.api.anthropic.input import PromptFields
+from localinfra.api.anthropic.input import PromptFields, last_of_user
 from localinfra.api.anthropic.output import (
     BlockWriter,
     ContentBlock,
@@ -23,6 +23,7 @@ from localinfra.api.anthropic.output import (
     Stop,
     content_blocks,
 )
+from localinfra.api.anthropic.pictures import block_links, with_marks, without_breaks
 from localinfra.api.call import Call
 from localinfra.api.generation.params import (
     MAX_STOPS,
@@ -37,6 +38,7 @@ from localinfra.api.generation.params import (
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.errors import error_body
 from localinfra.api.http.sse import NamedEvent
+from localinfra.api.pictures import see
 from localinfra.chance import random_hex
 from localinfra.chat.formats.pieces import Piece
 from localinfra.engine.output import OutputDelta
@@ -44,10 +46,13 @@ from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError
 from localinfra.models.sampling import SamplingSettings, TopP
 from localinfra.text.request import TextParams
+from localinfra.text.showing import NOTHING_SHOWN, ShownPictures
 from localinfra.text.turn import Turn, TurnRequest, begin_turn, pieces_of
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
+
+Prompted = TypeVar("Prompted", bound=PromptFields)
 
 ROUTE = "/v1/messages"
 COUNT_ROUTE = "/v1/messages/count_tokens"
@@ -100,8 +105,12 @@ class TokenCount(msgspec.Struct, frozen=True):
 async def create_message(request: Request) -> Response:
     """Answers a conversation, in the form of Anthropic's clients."""
     call = await Call.begin(request, MessageRequest)
-    body, defaults = call.body, call.defaults(call.body.model)
+    defaults = call.defaults(call.body.model)
+    body, shown = await with_marked_images(call, call.body, ROUTE)
     wanted, left_out = await call.convert(lambda: (body.turn(defaults), body.left_out))
+    if shown.word:
+        messages = without_breaks(wanted.messages, shown.word)
+        wanted = msgspec.structs.replace(wanted, messages=messages, shown=shown)
     call.log_user(body.metadata.user_id)
     model = await call.models.text(body.model, ROUTE)
     charge = call.charge(model)
@@ -118,13 +127,28 @@ async def count_message_tokens(request: Request) -> Response:
 
     Cached or not, as the usage of an answer would report them."""
     call = await Call.begin(request, PromptFields)
-    body = call.body
+    body, shown = await with_marked_images(call, call.body, COUNT_ROUTE)
     messages, left_out = await call.convert(lambda: (body.conversation(), body.left_out))
     use = (await call.convert(body.answer)).use
     model = await call.models.text(body.model, COUNT_ROUTE)
     call.report_ignored([*left_out, *model.prompts.unread(body.kwarg_paths)])
-    prompt = await model.prompts.chat(messages, body.template_kwargs, use.tools)
+    messages = without_breaks(messages, shown.word) if shown.word else messages
+    prompt = await model.prompts.chat(messages, body.template_kwargs, use.tools, shown=shown)
     return call.json(TokenCount(len(prompt.ids)))
+
+
+async def with_marked_images(
+    call: Call[Any], body: Prompted, route: str
+) -> tuple[Prompted, ShownPictures]:
+    """The body with marks in the place of images, where the model sees them."""
+    found = block_links(body.messages)
+    if not found:
+        return body, NOTHING_SHOWN
+    model = await call.models.text(body.model, route)
+    shown = await see(call, model, found, last_of_user(body.messages))
+    if not shown.word:
+        return body, shown
+    return msgspec.structs.replace(body, messages=with_marks(body.messages, shown.word)), shown
 
 
 def error_event(error: ApiError, scope: Scope) -> NamedEvent:

@@ -118,8 +118,9 @@ def capabilities(entry: ModelEntry, header: HeaderDetails, template: str) -> lis
         return ["image"]
     if not isinstance(entry, TextModelEntry):
         return []
+    sees = ["vision"] if entry.projector else []
     fills = ["insert"] if any(key in header.metadata for key in FILLS) else []
-    return ["completion", *(template_capabilities(template) if template else ()), *fills]
+    return ["completion", *(template_capabilities(template) if template else ()), *sees, *fills]
 
 
 @functools.lru_cache(maxsize=64)

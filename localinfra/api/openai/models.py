@@ -40,6 +40,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     created_at: datetime.datetime
     lifecycle: str
     kind: str  # "text", "embedding", "rerank" or "image"
+    vision: bool | None  # whether a text model reads pictures
     aliases: tuple[str, ...]
     price: Price
     # "loaded", "loading", "failed" or "quarantined"; else, or if files are missing, their state
@@ -80,6 +81,7 @@ class OnDisk(NamedTuple):
     state: str  # present, or in what way they are missing
     recommended: SamplingSettings | None
     history: History
+    has_projector: bool | None = None  # of a text model
 
 
 async def model_cards(state: AppState, catalog: Catalog, names: Iterable[str]) -> list[ModelCard]:
@@ -101,7 +103,8 @@ def on_disk(entry: ModelEntry, is_loaded: bool) -> OnDisk:
     path = entry.source.find()
     state = entry.source.absent if path is None else "present"
     recommended = recommended_by(path) if path and is_asked else None
-    return OnDisk(state, recommended, history_of(entry))
+    has_projector = entry.projector is not None if isinstance(entry, TextModelEntry) else None
+    return OnDisk(state, recommended, history_of(entry), has_projector)
 
 
 async def card_of(request: Request) -> Response:
@@ -130,6 +133,7 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
         created_at=datetime.datetime.fromtimestamp(runtime.started_at, datetime.UTC),
         lifecycle="active",
         kind=entry.kind,
+        vision=sees(runtime, name, found),
         aliases=entry.aliases,
         price=entry.price,
         state="quarantined" if is_quarantined else state,
@@ -146,6 +150,12 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
         max_model_len=details.context_length,
         max_input_tokens=details.context_length,
     )
+
+
+def sees(runtime: Runtime, name: str, found: OnDisk) -> bool | None:
+    """A loaded model may do without a projector that lies beside it."""
+    model = runtime.loaded_text_models().get(name)
+    return found.has_projector if model is None else model.eyes is not None
 
 
 async def list_models(request: Request) -> Response:

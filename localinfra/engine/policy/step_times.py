@@ -12,6 +12,8 @@ from itertools import accumulate
 
 from localinfra.engine.policy.numbers import NUMBERS
 
+TICK_S = 1e-9  # a clock may show the same time twice, but no step is for nothing
+
 
 class StepTimes:
     """Seconds by decoding rows, prompt tokens and threads. The engine's thread only."""
@@ -52,6 +54,7 @@ class StepTimes:
     def observe(self, num_rows: int, num_prompt_tokens: int, threads: int, seconds: float) -> None:
         """A step took so many seconds; each of its rows counts, whether sampled from or not."""
         self._num_steps += 1
+        seconds = max(seconds, TICK_S)
         expected = self.expected(num_rows, num_prompt_tokens, threads)
         surprise = NUMBERS.surprise
         odd = expected is not None and not 1 / surprise < seconds / expected < surprise

@@ -38,6 +38,7 @@ from localinfra.api.openai.responses.response import (
     ResponseUsage,
 )
 from localinfra.api.openai.responses.store import ResponseStore
+from localinfra.api.pictures import with_pictures
 from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError, QueueFull, RequestCancelled
 from localinfra.text.turn import Turn, begin_turn, pieces_of
@@ -75,7 +76,9 @@ async def begin_answer(
     model = await call.models.text(body.model, ROUTE)
     charge = call.charge(model)
     with naming_input():
-        turn = await begin_turn(model, asked.turn(), call.caller)
+        messages, shown = await with_pictures(call, model, asked.messages)
+        wanted = msgspec.structs.replace(asked.turn(), messages=messages, shown=shown)
+        turn = await begin_turn(model, wanted, call.caller)
     left_out = [*asked.left_out, *model.prompts.unread(body.kwarg_paths), *turn.left_out]
     call.report_ignored(left_out, asked.unknown)
     response = msgspec.structs.replace(

@@ -1,7 +1,7 @@
 """A Responses request and the conversation that it continues → what the model is asked."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from localinfra.api.openai.responses.items import AnyItem, MessageItem
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openai.responses.store import KeptResponse, References, previous_response
 from localinfra.api.openai.responses.tools import Offered
+from localinfra.api.pictures import has_projector
 from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.messages import Message
 from localinfra.engine.request import SamplingParams
@@ -72,10 +73,18 @@ async def read_conversation(
     """Raises InvalidRequest, UnsupportedParameter, NotFound, BodyTooLarge or QueueFull."""
     request, body, defaults = call.request, call.body, call.defaults(call.body.model)
     previous = previous_response(request, body.previous_response_id)
+    sees = has_images(body.input) and await call.threads.files.run(
+        has_projector, call.runtime.catalog, body.model
+    )
     more_bytes = previous.conversation_bytes if previous else 0
     return await call.convert(
-        lambda: conversation_request(request, body, previous, defaults, compacts), more_bytes
+        lambda: conversation_request(request, body, previous, defaults, compacts, sees),
+        more_bytes,
     )
+
+
+def has_images(given: str | Sequence[msgspec.Raw]) -> bool:
+    return not isinstance(given, str) and any(b"input_image" in bytes(raw) for raw in given)
 
 
 def conversation_request(
@@ -84,13 +93,14 @@ def conversation_request(
     previous: KeptResponse | None,
     defaults: Defaults,
     compacts: bool = False,
+    sees: bool = False,
 ) -> ConversationRequest:
     body.check()
     earlier = previous.conversation if previous else []
     references = References(request)
     is_probe = not (body.input or earlier or body.instructions)
     given = "" if is_probe else body.input  # some clients probe a server without any input
-    sent = without_orphans(earlier, read_input(given, references.find))
+    sent = without_orphans(earlier, read_input(given, references.find, sees=sees))
     check_outputs(earlier, sent.items, sent.paths)
     instructions = body.instructions
     messages = [Message(role="system", content=instructions)] if instructions else []

@@ -9,6 +9,7 @@ from localinfra.api.openai.responses.background import answer_in_background
 from localinfra.api.openai.responses.conversation import naming_input, read_conversation
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openai.responses.response import CompactedResponse, InputTokens
+from localinfra.api.pictures import with_pictures
 from localinfra.errors import UnsupportedParameter
 
 
@@ -52,6 +53,7 @@ async def count_input_tokens(request: Request) -> HttpResponse:
     model = await call.models.text(body.model, ROUTE)
     with naming_input():
         tools = asked.answer.use.tools
-        prompt = await model.prompts.chat(asked.messages, body.template_kwargs, tools)
+        messages, shown = await with_pictures(call, model, asked.messages)
+        prompt = await model.prompts.chat(messages, body.template_kwargs, tools, shown=shown)
     call.report_ignored([*asked.left_out, *model.prompts.unread(body.kwarg_paths)], asked.unknown)
     return call.json(InputTokens(len(prompt.ids)))

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -18,6 +18,7 @@ from localinfra.api.openai.responses.items import (
     CompactionItem,
     FunctionCallItem,
     FunctionCallOutputItem,
+    InputImage,
     InputText,
     MessageItem,
     OutputText,
@@ -27,6 +28,7 @@ from localinfra.api.openai.responses.items import (
     Status,
     SummaryText,
     new_id,
+    parts_of,
 )
 from localinfra.chat.messages import (
     MAX_MESSAGES,
@@ -49,6 +51,8 @@ class InputPart(msgspec.Struct, frozen=True):
     type: TypeName
     text: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
+    image_url: str | None = None
+    detail: str | None = None
     annotations: Any = None  # no effect, like the next: parts of responses have them
     logprobs: Any = None
 
@@ -126,20 +130,22 @@ class Input(msgspec.Struct, frozen=True):
     orphanable: set[str] = set()  # paths of outputs whose calls may have been ignored
     unread: list[str] = []  # paths of parts of the user's last message that are no text
     triggers: list[str] = []  # paths of items that ask for a summary in place of an answer
+    sees: bool = False  # the model reads images
 
 
-def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
+def read_input(given: str | Sequence[msgspec.Raw], find: Find, *, sees: bool = False) -> Input:
     """Reads a request's `input`. `find` looks up item references.
 
     Calls of other kinds of tools, and their outputs, become function calls. Items without text are
-    ignored, and a note stands for an image, except in the user's last message. Raises
+    ignored, and a note stands for an image, except in the user's last message or if the model
+    `sees`. Raises
     InvalidRequest with the path, UnsupportedParameter for an image in that one, and the errors of
     `find`.
     """
     if isinstance(given, str):
         message = MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))
         return Input([message], ["input"], [], [])
-    found = Input([], [], [], [], set(), [], [])
+    found = Input([], [], [], [], set(), [], [], sees)
     for at, raw in enumerate(given):
         if raw == NULL:
             continue
@@ -181,7 +187,7 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
         ]
     if kind == "function_call_output":
         sent = decode_within(path, raw, SentOutput, unknown)
-        return [_output(sent, path, found.left_out)]
+        return [_output(sent, path, found.left_out, found.sees)]
     if kind == "item_reference":
         return [find(decode_within(path, raw, ItemReference, unknown).id, path)]
     if kind == "compaction_trigger":
@@ -192,7 +198,7 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
     with contextlib.suppress(InvalidRequest):  # an invalid one comes from elsewhere: ignore it
         if kind == "custom_tool_call_output":
             sent = decode_within(path, raw, SentOutput, unknown)
-            return [_output(sent, path, found.left_out)]
+            return [_output(sent, path, found.left_out, found.sees)]
         if kind in ("compaction", "compaction_summary"):
             content = decode_within(path, raw, SentCompaction, unknown).encrypted_content or ""
             if content.startswith(READABLE):
@@ -206,23 +212,24 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
 def _message(sent: SentMessage, path: str, found: Input) -> MessageItem:
     path = f"{path}.content"
     unread: list[str] = []
+    part = OutputText if sent.role == "assistant" else InputText
+    content: Sequence[InputText | InputImage | OutputText]
     if isinstance(sent.content, str) or sent.content is None:
-        texts = [sent.content or ""]
+        content = [part(sent.content or "")]
     elif not sent.content and sent.role != "assistant":
         raise InvalidRequest("A list of content parts needs at least one.", path)
     elif sent.role == "user":
-        texts = _noted(sent.content, path, unread)
+        content = [*_shown(sent.content, path, unread, found.sees)]
     else:
-        texts = _texts(sent.content, path, found.left_out)
+        content = [part(text) for text in _texts(sent.content, path, found.left_out)]
     if sent.role == "user":
         found.left_out.extend(found.unread)
         found.unread[:] = unread
-    part = OutputText if sent.role == "assistant" else InputText
     return MessageItem(
         id=sent.id or new_id("msg"),
         status=sent.status or "completed",
         role=sent.role,
-        content=tuple(part(text) for text in texts),
+        content=tuple(content),
     )
 
 
@@ -239,12 +246,12 @@ def _reasoning(sent: SentReasoning, path: str, left_out: list[str]) -> Reasoning
     )
 
 
-def _output(sent: SentOutput, path: str, left_out: list[str]) -> FunctionCallOutputItem:
-    output: str | tuple[InputText, ...]
+def _output(sent: SentOutput, path: str, left_out: list[str], sees: bool) -> FunctionCallOutputItem:
+    output: str | tuple[InputText | InputImage, ...]
     if isinstance(sent.output, str) or sent.output is None:
         output = sent.output or ""
     else:
-        output = tuple(map(InputText, _noted(sent.output, f"{path}.output", left_out)))
+        output = tuple(_shown(sent.output, f"{path}.output", left_out, sees))
     return FunctionCallOutputItem(
         id=sent.id or new_id("fco"),
         status=sent.status or "completed",
@@ -268,11 +275,18 @@ def _texts(parts: Sequence[InputPart], path: str, left_out: list[str]) -> list[s
     return [_text(part, place) for part, place in placed if _is_text(part)]
 
 
-def _noted(parts: Sequence[InputPart], path: str, left_out: list[str]) -> list[str]:
-    """The text of the parts, with notes for the others."""
-    placed = [(part, f"{path}[{at}]") for at, part in enumerate(parts)]
-    left_out += [place for part, place in placed if not _is_text(part)]
-    return [_text(part, place) if _is_text(part) else note_for(part.type) for part, place in placed]
+def _shown(
+    parts: Sequence[InputPart], path: str, left_out: list[str], sees: bool
+) -> Iterator[InputText | InputImage]:
+    """The text of the parts, images if the model `sees`, and notes for the others."""
+    for at, part in enumerate(parts):
+        if _is_text(part):
+            yield InputText(_text(part, f"{path}[{at}]"))
+        elif sees and part.type == "input_image" and part.image_url:
+            yield InputImage(part.image_url, part.detail or "auto")
+        else:
+            left_out.append(f"{path}[{at}]")
+            yield InputText(note_for(part.type))
 
 
 def _text(part: InputPart, path: str) -> str:
@@ -348,11 +362,12 @@ def _is_assistant(item: AnyItem) -> bool:
 
 def _other_message(item: AnyItem) -> Message:
     if isinstance(item, FunctionCallOutputItem):
-        return Message(role="tool", content=item.text, tool_call_id=item.call_id)
+        parts = item.text if isinstance(item.output, str) else parts_of(item.output)
+        return Message(role="tool", content=parts, tool_call_id=item.call_id)
     if isinstance(item, CompactionItem):
         return Message(role="user", content=item.text)
     assert isinstance(item, MessageItem)
-    return Message(role=item.role, content=item.text)
+    return Message(role=item.role, content=parts_of(item.content))
 
 
 def _assistant_message(items: Sequence[AnyItem]) -> Message | None:

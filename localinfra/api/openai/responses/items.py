@@ -4,6 +4,7 @@ https://platform.openai.com/docs/api-reference/responses/object
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -12,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from localinfra.api.generation.logprobs import TokenLogprobEntry
 from localinfra.api.http.held import holding
 from localinfra.chance import random_hex
+from localinfra.chat.messages import ContentPart, ImageUrl
 
 Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -23,6 +25,16 @@ NOT_IN_NAMES = re.compile(r"[^\w.:/-]", re.ASCII)
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text", tag_field="type"):
     text: str
+
+
+class InputImage(msgspec.Struct, frozen=True, tag="input_image", tag_field="type"):
+    image_url: str  # a data URL
+    detail: str = "auto"
+
+    @property
+    def text(self) -> str:
+        """Stands for it where only text counts."""
+        return ""
 
 
 class OutputText(msgspec.Struct, frozen=True, tag="output_text", tag_field="type"):
@@ -48,7 +60,7 @@ class MessageItem(Item, frozen=True, kw_only=True, tag="message"):
     """`incomplete`: the assistant's next message continues it."""
 
     role: Role
-    content: tuple[InputText | OutputText, ...]
+    content: tuple[InputText | InputImage | OutputText, ...]
 
     @property
     def text(self) -> str:
@@ -81,7 +93,7 @@ class FunctionCallItem(Item, frozen=True, kw_only=True, tag="function_call"):
 
 class FunctionCallOutputItem(Item, frozen=True, kw_only=True, tag="function_call_output"):
     call_id: str
-    output: str | tuple[InputText, ...]
+    output: str | tuple[InputText | InputImage, ...]
 
     @property
     def text(self) -> str:
@@ -103,6 +115,20 @@ class CompactionItem(Item, frozen=True, kw_only=True, tag="compaction"):
 
 OutputItem: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem | CompactionItem
 AnyItem: TypeAlias = OutputItem | FunctionCallOutputItem
+
+
+def parts_of(
+    content: Sequence[InputText | InputImage | OutputText],
+) -> str | list[ContentPart]:
+    """As a message holds it."""
+    if not any(isinstance(part, InputImage) for part in content):
+        return "\n".join(part.text for part in content)
+    return [
+        ContentPart("image_url", image_url=ImageUrl(part.image_url, part.detail))
+        if isinstance(part, InputImage)
+        else ContentPart("text", part.text)
+        for part in content
+    ]
 
 
 def flat_name(name: str, namespace: str | None) -> str:

@@ -1,0 +1,70 @@
+"""Images in Anthropic's messages: their blocks → links, and marks in the place of blocks. Pure."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from localinfra.api.anthropic.input import Block, DocumentSource, InputMessage, placed
+from localinfra.chat.messages import ImageUrl, Message
+from localinfra.text.showing import Link, mark
+
+
+def image_of(block: Block) -> ImageUrl | None:
+    source = block.source
+    if block.type != "image" or not isinstance(source, DocumentSource):
+        return None
+    if source.type == "base64":
+        return ImageUrl(f"data:{source.media_type or 'image/png'};base64,{source.data or ''}")
+    return ImageUrl(source.url or "") if source.type == "url" else None
+
+
+def block_links(messages: Sequence[InputMessage]) -> list[Link]:
+    """The images that users have sent, or that are results of tools, in order."""
+    return [
+        Link(image, path)
+        for at, message in enumerate(messages)
+        if message.role == "user"
+        for path, block in with_results(placed(message.content, f"messages[{at}].content"))
+        if (image := image_of(block))
+    ]
+
+
+def with_results(blocks: list[tuple[str, Block]]) -> Iterator[tuple[str, Block]]:
+    """The blocks, with those inside of results in their place."""
+    for path, block in blocks:
+        if block.type == "tool_result" and isinstance(block.content, list):
+            yield from placed(block.content, f"{path}.content")
+        else:
+            yield path, block
+
+
+def with_marks(messages: Sequence[InputMessage], word: str) -> list[InputMessage]:
+    """The messages with a mark as text in the place of each of `block_links`."""
+    numbers = iter(range(len(block_links(messages))))
+
+    def marked(block: Block) -> Block:
+        if image_of(block):
+            return Block("text", mark(word, next(numbers)))
+        if block.type == "tool_result" and isinstance(block.content, list):
+            return msgspec.structs.replace(block, content=[*map(marked, block.content)])
+        return block
+
+    return [
+        msgspec.structs.replace(message, content=[*map(marked, message.content)])
+        if message.role == "user" and isinstance(message.content, list)
+        else message
+        for message in messages
+    ]
+
+
+def without_breaks(messages: Sequence[Message], word: str) -> list[Message]:
+    """The messages without the newlines that joined marks to the texts around them: models expect
+    none beside a picture."""
+    around = re.compile(rf"\n?({re.escape(word)}\d+z)\n?")
+    return [
+        msgspec.structs.replace(message, content=around.sub(r"\1", message.content))
+        if isinstance(message.content, str)
+        else message
+        for message in messages
+    ]
