@@ -127,3 +127,13 @@ def test_the_cost_of_rows_never_falls_and_is_never_above_proportion(
     curve = [expected(times, rows) for rows in range(1, 90)]
     assert all(later >= sooner * (1 - 1e-9) for sooner, later in pairwise(curve))
     assert all(cost <= rows * curve[0] * (1 + 1e-9) for rows, cost in enumerate(curve, 1))
+
+
+@pytest.mark.parametrize("seconds", [0.0, -0.001, 5e-324])
+def test_a_clock_that_stands_still_or_goes_back_breaks_nothing(seconds: float) -> None:
+    times = StepTimes()
+    for num_rows, num_prompt_tokens in ((1, 0), (2, 0), (0, 8), (1, 8), (1, 0)):
+        times.observe(num_rows, num_prompt_tokens, 2, seconds)
+        expected = times.expected(num_rows, num_prompt_tokens, 2)
+        assert expected is not None and expected > 0
+        assert times.num_tokens(0.01, num_rows, 2) >= 1
