@@ -8,11 +8,13 @@ import contextlib
 import heapq
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from localinfra.errors import QueueFull
+from localinfra.shares import current_client, has_room
 
 T = TypeVar("T")
 
@@ -28,6 +30,7 @@ class _Job:
     def __init__(self, is_large: bool):
         self.is_large = is_large
         self.is_abandoned = False
+        self.client = current_client.get()
 
 
 def is_abandoned() -> bool:
@@ -60,8 +63,9 @@ class BoundedExecutor:
     def __init__(
         self, name: str, num_threads: int, max_waiting: int, large_size: float = float("inf")
     ):
-        """At most `max_waiting` jobs queue besides those that run; a refusal gives `name`. Jobs
-        above `large_size` leave one thread and most of the queue to smaller ones."""
+        """At most `max_waiting` jobs queue besides those that run, and more of clients that have
+        less than their share; a refusal gives `name`. Jobs above `large_size` leave one thread and
+        most of the queue to smaller ones."""
         assert num_threads > 1 or large_size == float("inf"), "no thread would run large jobs"
         self._name = name
         self._num_threads = num_threads
@@ -115,7 +119,7 @@ class BoundedExecutor:
         if self._has_room(job.is_large):
             self._start(job)
             return
-        if self._is_full(job.is_large):
+        if self._is_full(job):
             raise refusal(self._name)
         place = asyncio.get_running_loop().create_future()
         number = next(self._numbers)
@@ -128,11 +132,17 @@ class BoundedExecutor:
                 self._give_place_back(job)  # it had just been handed over
             raise
 
-    def _is_full(self, is_large: bool) -> bool:
-        num_large = sum(not place.done() for _, _, place, _ in self._waiting[True])
-        if is_large and num_large >= max(1, self._max_waiting // LARGE_SHARE):
+    def _is_full(self, job: _Job) -> bool:
+        large = self._clients(self._waiting[True])
+        most_large = max(1, self._max_waiting // LARGE_SHARE)
+        if job.is_large and not has_room(large, job.client, most_large):
             return True
-        return self.num_waiting >= self._max_waiting
+        waiting = large + self._clients(self._waiting[False])
+        return not has_room(waiting, job.client, self._max_waiting)
+
+    def _clients(self, heap: list[tuple[int, int, asyncio.Future[None], _Job]]) -> Counter[str]:
+        """Those whose jobs are waiting there."""
+        return Counter(job.client for _, _, place, job in heap if not place.done())
 
     def _has_room(self, is_large: bool) -> bool:
         if is_large and self._num_large >= self._num_threads - 1:

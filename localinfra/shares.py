@@ -1,6 +1,10 @@
-"""How the places of a queue are shared among clients. Pure."""
+"""How the places of a queue are shared among clients."""
 
 from collections import Counter
+from contextvars import ContextVar
+
+# The holder of the key of the request that this task works for; set where the key is checked.
+current_client: ContextVar[str] = ContextVar("current_client", default="")
 
 
 def has_room(waiting: Counter[str], client: str, most: int) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from localinfra.errors import QueueFull
 from localinfra.executor import BoundedExecutor, DaemonThreads, is_abandoned
+from localinfra.shares import current_client
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -97,6 +98,25 @@ def test_running_work_sees_that_its_caller_has_left() -> None:
             await asyncio.sleep(0.001)
         assert told == [True]
         assert await executor.run(is_abandoned) is False
+
+    run(test())
+
+
+def test_a_full_queue_still_has_the_share_of_other_clients() -> None:
+    async def test() -> None:
+        executor, gate = BoundedExecutor("tests", 1, 4), threading.Event()
+
+        def submit(client: str) -> "asyncio.Task[bool]":
+            current_client.set(client)  # tasks begin with a copy of it
+            return asyncio.create_task(executor.run(gate.wait))
+
+        taken = [submit("a") for _ in range(5)] + [submit("b") for _ in range(2)]
+        refused = [submit("a"), submit("b")]
+        for task in refused:
+            with pytest.raises(QueueFull):
+                await task
+        gate.set()
+        assert await asyncio.gather(*taken) == [True] * 7
 
     run(test())
 

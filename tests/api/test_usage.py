@@ -2,10 +2,21 @@
 
 import time
 
+import msgspec
 import pytest
 from metering import written
 
-from localinfra.api.generation.usage import Charge, UsageMeter
+from localinfra.api.anthropic.messages import MessageRequest
+from localinfra.api.generation.usage import (
+    EXPECTED_ANSWER,
+    MOST_EXPECTED_PROMPT,
+    Charge,
+    UsageMeter,
+    expected_tokens,
+)
+from localinfra.api.openai.chat import ChatCompletionRequest
+from localinfra.api.openai.embeddings import EmbeddingsRequest
+from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.costs import Ledger, Used
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason
@@ -146,3 +157,27 @@ def test_the_smallest_prices_are_not_rounded_away(account: Account, metrics: Met
     for _ in range(1000):
         charge.add(prompt_tokens=1)
     assert account.used.usd == pytest.approx(1e-12)
+
+
+MESSAGES = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "tokens"),
+    [
+        (ChatCompletionRequest, MESSAGES, 100 + EXPECTED_ANSWER),
+        (ChatCompletionRequest, MESSAGES | {"max_tokens": 7}, 107),
+        (ChatCompletionRequest, MESSAGES | {"max_completion_tokens": 7, "n": 3}, 121),
+        (ChatCompletionRequest, MESSAGES | {"max_tokens": 0}, 100),
+        (ChatCompletionRequest, MESSAGES | {"max_tokens": -1}, 100 + EXPECTED_ANSWER),
+        (ResponsesRequest, {"model": "m", "input": "x", "max_output_tokens": 7}, 107),
+        (MessageRequest, MESSAGES | {"max_tokens": 7}, 107),
+        (EmbeddingsRequest, {"model": "m", "input": "x"}, 100),
+    ],
+)
+def test_what_a_body_is_expected_to_use(
+    kind: type[msgspec.Struct], fields: dict[str, object], tokens: int
+) -> None:
+    body = msgspec.convert(fields, kind)
+    assert expected_tokens(400, body) == tokens
+    assert expected_tokens(10**8, body) == tokens - 100 + MOST_EXPECTED_PROMPT

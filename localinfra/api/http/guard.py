@@ -22,6 +22,7 @@ from localinfra.chance import random_hex
 from localinfra.config.settings import ServerSettings, is_local
 from localinfra.errors import Forbidden, Unauthorized
 from localinfra.keys.holders import Holder, Holders
+from localinfra.shares import current_client
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 HEADER_NAMES = re.compile(r"[A-Za-z0-9_, -]{0,1000}")  # echoed to a preflight
@@ -103,6 +104,7 @@ class Guard:
                 await self.access.holders.refresh()
                 holder = self.check_key(headers)
                 state.caller, state.may_manage = holder.label, holder.may_manage
+                current_client.set(holder.label)
                 state.permit = self.access.holders.permit(holder)
             await app(scope, receive, reply)
         except ClientDisconnect:

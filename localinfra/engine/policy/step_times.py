@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from localinfra.engine.policy.numbers import NUMBERS
 
-TICK_S = 1e-9  # a clock may show the same time twice, but no step is for nothing
+LEAST_S = 1e-6  # a clock that stood still during a step must not make it cost nothing
 
 
 class StepTimes:
@@ -53,14 +53,14 @@ class StepTimes:
 
     def observe(self, num_rows: int, num_prompt_tokens: int, threads: int, seconds: float) -> None:
         """A step took so many seconds; each of its rows counts, whether sampled from or not."""
+        seconds = max(seconds, LEAST_S)
         self._num_steps += 1
-        seconds = max(seconds, TICK_S)
         expected = self.expected(num_rows, num_prompt_tokens, threads)
         surprise = NUMBERS.surprise
         odd = expected is not None and not 1 / surprise < seconds / expected < surprise
         if num_prompt_tokens:
             usual_s = self.expected(num_rows, 0, threads) or 0.0
-            token_s = max(seconds - usual_s, 1e-6) / num_prompt_tokens
+            token_s = max(seconds - usual_s, LEAST_S) / num_prompt_tokens
             is_tile = num_rows + num_prompt_tokens >= NUMBERS.tile_rows
             self._learn_token((threads, is_tile), token_s, odd)
         else:
