@@ -215,7 +215,7 @@ def fill(caller: Caller) -> None:
     touched later would look like a leak."""
     for kind in (embeddings, reranking, painting):
         kind(caller, random.Random(0))
-    for number in range(12):
+    for number in range(5):  # more tokens than both have room for
         prompt = words(f"fill {number}", 1300)
         ask(caller, "/v1/completions", {"model": "main", "prompt": prompt, "max_tokens": 1})
 
