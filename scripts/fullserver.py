@@ -29,9 +29,9 @@ MODELS = f"""
 kind = "text"
 source = "{SMOLLM2}"
 context_length = 2048
-kv_cache_tokens = 8192
+kv_cache_tokens = 4096
 sequences = 8
-parked_prefixes_mib = 64
+parked_prefixes_mib = 32
 pinned = true
 preload = true
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import random
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -156,11 +157,10 @@ def background(caller: Caller, draw: random.Random) -> None:
     body = {"model": "main", "input": words(draw.random().hex(), 20), "max_output_tokens": 20,
             "background": True}  # fmt: skip
     id = ask(caller, "/v1/responses", body)["id"]
-    while (answer := caller.json("GET", f"/v1/responses/{id}"))["status"] in (
-        "queued",
-        "in_progress",
-    ):
-        pass
+    answer = caller.json("GET", f"/v1/responses/{id}")
+    while answer["status"] in ("queued", "in_progress"):
+        time.sleep(0.1)
+        answer = caller.json("GET", f"/v1/responses/{id}")
     check(answer["status"] in ("completed", "incomplete"), "failed", answer)
     if draw.random() < 0.5:
         caller.json("DELETE", f"/v1/responses/{id}")
@@ -208,6 +208,16 @@ def leaving(caller: Caller, draw: random.Random) -> None:
         connection.sendall(head.encode() + data)
         with contextlib.suppress(ConnectionError):
             connection.recv(draw.choice([1, 1000, 4000]))
+
+
+def fill(caller: Caller) -> None:
+    """Uses each kind of model once, and all cells and memory that prefixes may take: what is first
+    touched later would look like a leak."""
+    for kind in (embeddings, reranking, painting):
+        kind(caller, random.Random(0))
+    for number in range(5):  # more tokens than both have room for
+        prompt = words(f"fill {number}", 1300)
+        ask(caller, "/v1/completions", {"model": "main", "prompt": prompt, "max_tokens": 1})
 
 
 SHARES: dict[Kind, int] = {
