@@ -48,6 +48,7 @@ class FakeSeer(FakeBackend):
         super().__init__(**options)
         self.has_grid_positions = has_grid_positions
         self.looks: list[tuple[bytes, int]] = []  # each picture's steps: its digest, and the rows
+        self.kinds: list[tuple[bool, set[int]]] = []  # of each step: with a picture? Its slots
 
     def decode(self, batch: Batch) -> None:
         if batch.picture:
@@ -58,6 +59,7 @@ class FakeSeer(FakeBackend):
             assert picture.is_causal or size == picture.num_tokens == len(batch)
             assert batch.tokens[:size] == picture.tokens[start:stop]
             self.looks.append((picture.digest, size))
+        self.kinds.append((batch.picture is not None, set(batch.slots)))
         super().decode(batch)
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from localinfra.engine.backend import Backend
+from localinfra.engine.borders import ends_alike
 from localinfra.engine.kvcache import KVCache
 from localinfra.engine.runs import border_before
 from localinfra.engine.sequence import Sequence
@@ -76,7 +77,8 @@ class CanonicalShapes:
         size, only whole ones are alike for every prompt."""
         chunk = self.fixed_chunk(sequence)
         is_scored = sequence.request.params.score_prompt
-        return not chunk or (sequence.num_cached % chunk == 0 and not is_scored)
+        is_alike = not chunk or ends_alike(sequence.request, sequence.num_cached, chunk)
+        return is_alike and not (chunk and is_scored)
 
     def is_shaped(self, sequence: Sequence) -> bool:
         """Whether its steps get canonical shapes at least where that is cheap, so that greedy
