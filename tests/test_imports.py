@@ -40,7 +40,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"node"},
         {"radix"},
         {"copies"},
-        {"states"},
+        {"relaying", "states"},
         {"kvcache", "request"},
         {"logprobs", "output", "sampling"},
         {"sequence"},

@@ -58,7 +58,8 @@ class Visit:
 
 
 TEXTS = st.sampled_from([[7], [7, 8, 9], [5] * 20, list(range(18))])
-PARTS = st.one_of(TEXTS, st.sampled_from([[each] for each in PICTURES]))
+MUTUAL = picture(7, 14)  # more rows than any canonical step has
+PARTS = st.one_of(TEXTS, st.just([MUTUAL]), st.sampled_from([[each] for each in PICTURES]))
 VISITS = st.builds(
     Visit, st.lists(PARTS, max_size=3), st.integers(1, 20), st.integers(1, 3), st.integers(0, 8)
 )
@@ -92,8 +93,12 @@ def test_any_load_with_pictures_gives_each_request_the_same_answer_as_alone(
     async def one(engine: Engine, visit: Visit) -> None:
         request, count = visit.request, 0
         got: list[list[int]] = [[] for _ in range(request.params.num_choices)]
-        if any(p.grid and not backend.has_grid_positions for _, p in request.pictures):
-            with pytest.raises(EngineFailed):
+        if any(
+            (p.grid and not backend.has_grid_positions)
+            or (not p.is_causal and p.num_tokens > batch_size)
+            for _, p in request.pictures
+        ):
+            with pytest.raises((EngineFailed, InvalidRequest)):
                 engine.generate([request])
             return
         async with engine.generate([request]) as generation:
