@@ -31,6 +31,9 @@ from localinfra.llama.model import Model, ModelSettings
 SETTINGS = ContextSettings(
     context_length=400, num_cells=900, num_sequences=4, batch_size=64, threads=2, kv_type="f16"
 )
+# Of log-probabilities, where steps have other shapes: texts without pictures differ by up to 2e-3.
+# Another picture makes a difference of about 1.
+TOLERANCE = 5e-3
 SCORED = GenerationParams(SamplingParams(temperature=0), top_logprobs=20)
 
 
@@ -92,7 +95,7 @@ async def ask(engine: Engine, *parts: int | Picture, max_tokens: int = 4) -> Sai
     return Said(dict(first.top), tokens, events[0].num_cached)
 
 
-def assert_alike(left: Said, right: Said, tolerance: float = 1e-3) -> None:
+def assert_alike(left: Said, right: Said, tolerance: float = TOLERANCE) -> None:
     both = left.scores.keys() & right.scores.keys()
     assert len(both) >= 15  # the last ones of the list may differ
     assert max(abs(left.scores[token] - right.scores[token]) for token in both) < tolerance
@@ -176,6 +179,14 @@ def test_a_damaged_step_leaves_attention_causal(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+LARGE = Kind(
+    tiny_qwen2vl,
+    {"is_causal": False, "size": 70},
+    msgspec.structs.replace(SETTINGS, batch_size=128, num_cells=1600),
+)
+
+
+@pytest.mark.parametrize("kind", [*KINDS.values(), LARGE], ids=[*KINDS, "in tiles"])
 def test_a_seeded_text_after_a_picture_is_the_same_in_any_company(kind: Kind, path: Path) -> None:
     params = GenerationParams(SamplingParams(is_reproducible=True, seed=7), top_logprobs=0)
 
