@@ -12,18 +12,24 @@ import numpy as np
 import pytest
 from fake_pictures import request_of
 from fakes import collect, settle
+from llama.test_mtp import contexts
 from models.tiny_gguf import EMBD, TinyModel, tiny_gemma3, tiny_llama
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
+from models.tiny_mtp import often_right, tiny_qwen35_mtp
 from models.tiny_seeing import random_picture, tiny_qwen2vl
 
+from localinfra.engine.drafting import Drafting
 from localinfra.engine.engine import Engine
 from localinfra.engine.pictures import Picture
+from localinfra.engine.policy.speculation import Speculator
 from localinfra.engine.request import (
     EngineSettings,
     GenerationParams,
     GenerationRequest,
     SamplingParams,
 )
+from localinfra.engine.scheduler import Scheduler
+from localinfra.engine.step import Chunk
 from localinfra.errors import EngineFailed
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
@@ -212,3 +218,34 @@ def test_a_seeded_text_after_a_picture_is_the_same_in_any_company(kind: Kind, pa
         await asyncio.to_thread(engine.close)
 
     asyncio.run(test())
+
+
+def test_mtp_layers_draft_for_texts_beside_pictures_and_never_after_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier, mtp = contexts(often_right(tiny_qwen35_mtp()), tmp_path, context_length=256)
+    drafted: list[bool] = []
+    plain = Scheduler.accept
+
+    def accept(scheduler: Scheduler, chunk: Chunk) -> None:
+        if chunk.draft:
+            drafted.append(bool(chunk.sequence.request.pictures))
+        plain(scheduler, chunk)
+
+    monkeypatch.setattr(Scheduler, "accept", accept)
+    monkeypatch.setattr(Drafting, "_is_worth_reading", lambda *_: True)
+    monkeypatch.setattr(
+        Speculator, "sizes", lambda _, chances, limit, *__: [min(len(c), 2) for c in chances]
+    )
+    seen = request_of(40, 41, random_picture(1, grid=(3, 4)), 42, max_tokens=30, params=SCORED)
+    texts = [GenerationRequest([*range(start, start + 30)], 60, SCORED) for start in (40, 60)]
+
+    async def test() -> None:
+        engine = Engine(verifier, EngineSettings(prompt_lookup=False), drafter=mtp)
+        both = await collect(engine, seen, *texts)
+        alone = [await collect(engine, request) for request in (seen, *texts)]
+        assert [len(events) for events in both] == [len(events) for [events] in alone]
+        await asyncio.to_thread(engine.close)
+
+    asyncio.run(test())
+    assert drafted and not any(drafted)
