@@ -11,7 +11,7 @@ from localinfra.engine.copies import Copies
 from localinfra.engine.offloaded import pieces
 
 
-class Span(msgspec.Struct, frozen=True):
+class SavedSpan(msgspec.Struct, frozen=True):
     """Cells of positions [start, stop), and the slots that share them."""
 
     holders: set[int]
@@ -24,7 +24,10 @@ class Contents:
     """Spans, each after those it continues, and the states of slots. Engine thread only."""
 
     def __init__(
-        self, backend: Backend, spans: list[Span], states: dict[int, tuple[int, NDArray[np.uint8]]]
+        self,
+        backend: Backend,
+        spans: list[SavedSpan],
+        states: dict[int, tuple[int, NDArray[np.uint8]]],
     ):
         """`states`: by slot, with the position after which each goes on."""
         self._backend = backend
@@ -55,7 +58,7 @@ class Contents:
         for slot in sorted(self._states.keys() - {first}, key=lambda slot: self._states[slot][0]):
             self._restore_state(slot)
 
-    def _restore_span(self, span: Span, holders: set[int]) -> None:
+    def _restore_span(self, span: SavedSpan, holders: set[int]) -> None:
         backend, shares = self._backend, self._backend.can_share_prefixes
         target = backend.num_sequences if shares else min(holders)
         if not backend.restore(target, span.data):
@@ -73,7 +76,7 @@ class Contents:
 
 def save_slots(backend: Backend, running: Mapping[int, int]) -> Contents:
     """Of slots that share nothing, with their number of tokens. Raises MemoryError."""
-    spans = [Span({slot}, 0, end, backend.save(slot)) for slot, end in running.items() if end]
+    spans = [SavedSpan({slot}, 0, end, backend.save(slot)) for slot, end in running.items() if end]
     return Contents(backend, spans, {})
 
 
@@ -85,7 +88,7 @@ def save_spans(
 ) -> Contents:
     """Of slots that share spans: (holders, start, stop). Raises MemoryError."""
     spans = [
-        Span(set(holders), start, stop, copies.save_span(holders, start, stop))
+        SavedSpan(set(holders), start, stop, copies.save_span(holders, start, stop))
         for holders, first, end in held
         for start, stop in pieces(first, end, backend.max_saved)
     ]
