@@ -1,6 +1,7 @@
 """Where a prompt's states are saved: where others are likely to branch off. Pure."""
 
 from localinfra.engine.radix import Match
+from localinfra.engine.request import GenerationRequest
 from localinfra.engine.runs import border_after
 from localinfra.engine.sequence import Sequence
 
@@ -28,9 +29,13 @@ def saved_positions(sequence: Sequence, match: Match, chunk: int) -> set[int]:
     request, end = sequence.request, sequence.num_prompt
     if chunk:
         # The chunk before the last two tokens ends alike in every longer prompt.
-        last = 0 if request.params.score_prompt else (end - 2) // chunk * chunk
-        every = chunk * CANONICAL_INTERVAL
-        return {*range(every, last, every), last} - {0}
+        last = 0 if request.params.score_prompt else end - 2
+        starts = [0, *(placed.end for placed in request.pictures)]
+        stops = [*(placed.at for placed in request.pictures), last]
+        spans = zip(starts, stops, strict=True)
+        ends = [at for a, b in spans for at in range(a, min(b, last) + 1, chunk)]
+        after_pictures = set(starts).intersection(ends)
+        return {*ends[::CANONICAL_INTERVAL], *ends[-1:], *after_pictures} - {0}
     known = match.num_known
     wanted = {request.border, *range(INTERVAL, end, INTERVAL)}
     if match.num_seen - known >= SHORT:
@@ -46,6 +51,17 @@ def saved_positions(sequence: Sequence, match: Match, chunk: int) -> set[int]:
             positions.add(position)
             known = position
     return positions
+
+
+def ends_alike(request: GenerationRequest, position: int, chunk: int) -> bool:
+    """Whether a chunk of a fixed size ends here in every prompt that begins like this one, and goes
+    on. After a picture, chunks begin anew."""
+    start = 0
+    for placed in request.pictures:
+        if position < placed.end:
+            return position <= placed.at and (position - start) % chunk == 0
+        start = placed.end
+    return (position - start) % chunk == 0
 
 
 def saved_before(sequence: Sequence, position: int, *, can_add: bool) -> int:

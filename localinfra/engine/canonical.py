@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from localinfra.engine.backend import Backend
+from localinfra.engine.borders import ends_alike
 from localinfra.engine.kvcache import KVCache
 from localinfra.engine.runs import border_before
 from localinfra.engine.sequence import Sequence
@@ -76,7 +77,8 @@ class CanonicalShapes:
         size, only whole ones are alike for every prompt."""
         chunk = self.fixed_chunk(sequence)
         is_scored = sequence.request.params.score_prompt
-        return not chunk or (sequence.num_cached % chunk == 0 and not is_scored)
+        is_alike = not chunk or ends_alike(sequence.request, sequence.num_cached, chunk)
+        return is_alike and not (chunk and is_scored)
 
     def is_shaped(self, sequence: Sequence) -> bool:
         """Whether its steps get canonical shapes at least where that is cheap, so that greedy
@@ -108,7 +110,8 @@ class CanonicalShapes:
     def complete(self, step: Step) -> None:
         """Adjusts the number of rows and the order of cells of a scheduled step.
 
-        Raises MemoryError if the cells of a canonical sequence can't be put in order."""
+        Raises MemoryError if the cells of a canonical sequence can't be put in order. What may be
+        set aside is to be brought back after the step."""
         shaped = [chunk.sequence for chunk in step.chunks if self.is_shaped(chunk.sequence)]
         picture = step.batch.picture
         if picture is None or picture.picture.is_causal:  # else it always has the same size
@@ -123,6 +126,11 @@ class CanonicalShapes:
             for sequence in shaped
             if not sequence.is_disordered and (self.is_canonical(sequence) or copies_cells_only)
         ]
+        if self._rounds_by_place(step):
+            [chunk] = step.chunks
+            assert chunk.sequence.slot is not None
+            self._cache.set_aside(chunk.sequence.slot)
+            return
         if self._stay_ordered(step, ordered):
             return
         try:
@@ -140,6 +148,13 @@ class CanonicalShapes:
                     )
                 assert sequence.slot is not None
                 self._cache.distrust(sequence.slot)
+
+    def _rounds_by_place(self, step: Step) -> bool:
+        """Whether a canonical sequence reads so many rows at once that their bits depend on which
+        cells they get: those of a picture that see each other."""
+        picture = step.batch.picture
+        is_large = picture is not None and len(step.batch) > self._backend.canonical_rows
+        return is_large and self.is_canonical(step.chunks[0].sequence)
 
     def _stay_ordered(self, step: Step, sequences: list[Sequence]) -> bool:
         slots = {sequence.slot for sequence in sequences if sequence.slot is not None}

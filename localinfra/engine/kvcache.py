@@ -7,7 +7,7 @@ running slot beyond its recorded prefix count with that slot.
 import contextlib
 from collections.abc import Iterable
 
-from localinfra.engine.backend import Backend, DecodeFailed
+from localinfra.engine.backend import Backend
 from localinfra.engine.copies import Copies
 from localinfra.engine.node import Node
 from localinfra.engine.offloaded import (
@@ -15,9 +15,9 @@ from localinfra.engine.offloaded import (
     MIN_OFFLOADED,
     KeptSpan,
     OffloadedCells,
-    pieces,
 )
 from localinfra.engine.radix import Match, Prefix, RadixTree
+from localinfra.engine.relaying import Contents, save_slots, save_spans
 from localinfra.engine.states import States
 
 # Steps between two looks at idle cells: a conversation that continues at once finds its cells in
@@ -51,6 +51,7 @@ class KVCache:
         self._recorded: dict[int, Prefix] = {}  # running or cache slot → its path in the tree
         self.num_private = 0  # cells of running slots beyond their recorded prefixes
         self._steps_to_tidying = TIDY_INTERVAL
+        self._aside: Contents | None = None
 
     @property
     def num_used(self) -> int:
@@ -263,36 +264,32 @@ class KVCache:
         Raises MemoryError and leaves the running slots as they were, or DecodeFailed if their
         contents are lost.
         """
-        backend = self._backend
-        if backend.can_share_prefixes:
-            self._evict_idle()
-            held = [
-                (node.holders, node.depth, node.end) for node in self._tree.nodes(only_held=True)
-            ] + [({s}, len(self._recorded[s].tokens), stop) for s, stop in self._running.items()]
-            saved = [
-                (holders, start, stop, self.copies.save_span(holders, start, stop))
-                for holders, first, end in held
-                for start, stop in pieces(first, end, backend.max_saved)
-            ]
-        else:
-            saved = [({s}, 0, n, backend.save(s)) for s, n in self._running.items() if n]
-        states = []
-        if backend.needs_states:
-            states = [(s, n, backend.save_state(s)) for s, n in self._running.items() if n]
-        backend.clear()
-        for holders, start, stop, data in saved:
-            target = self._transfer_slot if backend.can_share_prefixes else min(holders)
-            if not backend.restore(target, data):
-                raise DecodeFailed("the KV cells could not be rearranged")
-            if target == self._transfer_slot:
-                for holder in holders:
-                    backend.copy(target, holder, start, stop)
-                backend.drop(target, 0)
-        # Windows are states with cells, and each begins in the place of a stub. What fits there
-        # goes first: the next tokens then get cells behind all windows, not in between.
-        for slot, position, state in sorted(states, key=lambda each: each[1]):
-            if not backend.restore_state(slot, state, position):
-                raise DecodeFailed("a state could not be restored")
+        contents = self._contents()
+        self._backend.clear()
+        contents.restore()
+
+    def set_aside(self, slot: int) -> None:
+        """Leaves the cells of one running slot alone, from the first one on and without gaps, until
+        `bring_back`. Raises as `relay` does."""
+        self._aside = self._contents()
+        self._backend.clear()
+        self._aside.restore_one(slot)
+
+    def bring_back(self) -> None:
+        """Restores what was set aside. Raises DecodeFailed if that is lost."""
+        if self._aside:
+            self._aside.restore()
+            self._aside = None
+
+    def _contents(self) -> Contents:
+        if not self._backend.can_share_prefixes:
+            return save_slots(self._backend, self._running)
+        self._evict_idle()
+        held = [(node.holders, node.depth, node.end) for node in self._tree.nodes(only_held=True)]
+        private = [
+            ({slot}, len(self._recorded[slot].tokens), end) for slot, end in self._running.items()
+        ]
+        return save_spans(self._backend, self.copies, held + private, self._running)
 
     def distrust(self, slot: int) -> None:
         """Marks what the slot computes from now on as not canonical."""

@@ -121,6 +121,7 @@ class Scheduler:
 
     def advance(self, step: Step, seconds: float) -> None:
         """The step was computed: its tokens are in the cache, and prompts are offered to others."""
+        self.cache.bring_back()
         num_rows = len(step.batch) - step.num_prompt_tokens
         if step.max_threads is None:
             self._threads.observe(num_rows, step.num_prompt_tokens, step.threads, seconds)

@@ -12,18 +12,24 @@ import numpy as np
 import pytest
 from fake_pictures import request_of
 from fakes import collect, settle
+from llama.test_mtp import contexts
 from models.tiny_gguf import EMBD, TinyModel, tiny_gemma3, tiny_llama
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
+from models.tiny_mtp import often_right, tiny_qwen35_mtp
 from models.tiny_seeing import random_picture, tiny_qwen2vl
 
+from localinfra.engine.drafting import Drafting
 from localinfra.engine.engine import Engine
 from localinfra.engine.pictures import Picture
+from localinfra.engine.policy.speculation import Speculator
 from localinfra.engine.request import (
     EngineSettings,
     GenerationParams,
     GenerationRequest,
     SamplingParams,
 )
+from localinfra.engine.scheduler import Scheduler
+from localinfra.engine.step import Chunk
 from localinfra.errors import EngineFailed
 from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
@@ -32,6 +38,9 @@ from localinfra.llama.settings import ContextSettings
 SETTINGS = ContextSettings(
     context_length=400, num_cells=900, num_sequences=4, batch_size=64, threads=2, kv_type="f16"
 )
+# Of log-probabilities, where steps have other shapes: texts without pictures differ by up to 2e-3.
+# Another picture makes a difference of about 1.
+TOLERANCE = 5e-3
 SCORED = GenerationParams(SamplingParams(temperature=0), top_logprobs=20)
 
 
@@ -93,7 +102,7 @@ async def ask(engine: Engine, *parts: int | Picture, max_tokens: int = 4) -> Sai
     return Said(dict(first.top), tokens, events[0].num_cached)
 
 
-def assert_alike(left: Said, right: Said, tolerance: float = 1e-3) -> None:
+def assert_alike(left: Said, right: Said, tolerance: float = TOLERANCE) -> None:
     both = left.scores.keys() & right.scores.keys()
     assert len(both) >= 15  # the last ones of the list may differ
     assert max(abs(left.scores[token] - right.scores[token]) for token in both) < tolerance
@@ -125,7 +134,7 @@ def test_a_picture_reads_the_same_alone_beside_others_restored_and_in_the_next_t
 
         turn = [*prompts[0], *later[0].tokens, 60, random_picture(9, **kind.picture), 61]
         next_turn = await ask(engine, *turn)
-        assert next_turn.num_cached >= 50
+        assert next_turn.num_cached >= 49
         await asyncio.to_thread(engine.close)
         fresh = engine_of(kind, path)
         assert_alike(next_turn, await ask(fresh, *turn))
@@ -146,7 +155,7 @@ def test_ten_pictures_are_read_in_one_conversation_whose_cells_are_few(
         for number in range(8, 12):
             await ask(engine, *conversation(kind, number, num_pictures=10))
         said.append(await ask(engine, *parts))
-        assert_alike(*said)
+        assert_alike(said[0], said[1])
         assert said[1].num_cached >= 150
         await asyncio.to_thread(engine.close)
 
@@ -177,6 +186,14 @@ def test_a_damaged_step_leaves_attention_causal(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+LARGE = Kind(
+    tiny_qwen2vl,
+    {"is_causal": False, "size": 70},
+    msgspec.structs.replace(SETTINGS, batch_size=128, num_cells=1600),
+)
+
+
+@pytest.mark.parametrize("kind", [*KINDS.values(), LARGE], ids=[*KINDS, "in tiles"])
 def test_a_seeded_text_after_a_picture_is_the_same_in_any_company(kind: Kind, path: Path) -> None:
     params = GenerationParams(SamplingParams(is_reproducible=True, seed=7), top_logprobs=0)
 
@@ -202,3 +219,34 @@ def test_a_seeded_text_after_a_picture_is_the_same_in_any_company(kind: Kind, pa
         await asyncio.to_thread(engine.close)
 
     asyncio.run(test())
+
+
+def test_mtp_layers_draft_for_texts_beside_pictures_and_never_after_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier, mtp = contexts(often_right(tiny_qwen35_mtp()), tmp_path, context_length=256)
+    drafted: list[bool] = []
+    plain = Scheduler.accept
+
+    def accept(scheduler: Scheduler, chunk: Chunk) -> None:
+        if chunk.draft:
+            drafted.append(bool(chunk.sequence.request.pictures))
+        plain(scheduler, chunk)
+
+    monkeypatch.setattr(Scheduler, "accept", accept)
+    monkeypatch.setattr(Drafting, "_is_worth_reading", lambda *_: True)
+    monkeypatch.setattr(
+        Speculator, "sizes", lambda _, chances, limit, *__: [min(len(c), 2) for c in chances]
+    )
+    seen = request_of(40, 41, random_picture(1, grid=(3, 4)), 42, max_tokens=30, params=SCORED)
+    texts = [GenerationRequest([*range(start, start + 30)], 60, SCORED) for start in (40, 60)]
+
+    async def test() -> None:
+        engine = Engine(verifier, EngineSettings(prompt_lookup=False), drafter=mtp)
+        both = await collect(engine, seen, *texts)
+        alone = [await collect(engine, request) for request in (seen, *texts)]
+        assert [len(events) for events in both] == [len(events) for [events] in alone]
+        await asyncio.to_thread(engine.close)
+
+    asyncio.run(test())
+    assert drafted and not any(drafted)

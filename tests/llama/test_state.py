@@ -6,10 +6,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from fake_pictures import with_pictures
 from models.tiny_gguf import tiny_llama
+from models.tiny_seeing import random_picture, tiny_qwen2vl
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
+from localinfra.engine.pictures import PictureRows
 from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.settings import ContextSettings
@@ -29,6 +32,45 @@ def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaCon
     context.decode(batch)
     yield context
     context.close()
+
+
+@pytest.fixture
+def grid_context(tmp_path: Path) -> Iterator[LlamaContext]:
+    """Slot 0 has a picture at [8, 14) whose rows share a position."""
+    model = Model(tiny_qwen2vl().write(tmp_path / "grid.gguf"), ModelSettings())
+    context = LlamaContext(model, SETTINGS)
+    prompt, [placed] = with_pictures(*range(40, 48), random_picture(1, 6, grid=(2, 3)), 50, 51, 52)
+    for start, stop in ((0, 8), (8, 14), (14, 17)):
+        batch = Batch()
+        if start == placed.at:
+            batch.picture = PictureRows(placed.picture, 0, 6)
+        batch.extend(0, start, prompt[start:stop], 0)
+        context.decode(batch)
+    yield context
+    context.close()
+
+
+@pytest.mark.parametrize("start", [0, 5, 8, 14])
+def test_what_was_saved_with_a_picture_is_accepted_and_has_its_positions(
+    grid_context: LlamaContext, start: int
+) -> None:
+    context, slot = grid_context, grid_context.num_sequences
+    assert context.held(0) == 14, "8, and 3 for the picture, and 3"
+    context.copy(0, slot, start, 17)
+    data = context.save(slot)
+    context.drop(slot, 0)
+    assert context.accepts(data, start, 17)
+    assert not context.accepts(data, start, 18) and not context.accepts(data, start + 1, 17)
+    assert context.restore(slot, data) and context.held(slot) == 14
+    context.drop(slot, 14)
+    assert context.held(slot) in (0, 9), "the picture's rows, or nothing"
+    context.drop(slot, 0)
+    for at in range(data.nbytes):
+        changed = data.copy()
+        changed[at] ^= 0x80
+        if context.accepts(changed, start, 17) and context.restore(slot, changed):
+            assert context.held(slot) == 14
+            context.drop(slot, 0)
 
 
 @pytest.fixture
