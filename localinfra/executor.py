@@ -170,9 +170,15 @@ class BoundedExecutor:
 
 
 def _run(job: _Job, function: Callable[..., T], *arguments: Any) -> T:
+    """Turns panics of Rust libraries, which are no Exceptions and would pass by all handlers, into
+    RuntimeErrors."""
     _running.job = job
     try:
         return function(*arguments)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{error!r:.500}") from error
     finally:
         del _running.job
 

@@ -179,3 +179,21 @@ def test_a_thread_keeps_its_place_when_its_caller_has_left() -> None:
         assert await threads.run(lambda: "free again") == "free again"
 
     run(test())
+
+
+def test_a_panic_of_a_library_is_an_ordinary_error() -> None:
+    """Which handlers of errors see."""
+
+    class Panic(BaseException):
+        pass
+
+    def work() -> None:
+        raise Panic("assertion failed")
+
+    async def test() -> None:
+        executor = BoundedExecutor("tests", 1, 2)
+        with pytest.raises(RuntimeError, match="assertion failed"):
+            await executor.run(work)
+        assert await executor.run(lambda: "goes on") == "goes on"
+
+    run(test())

@@ -36,6 +36,9 @@ OTHER_HYBRIDS = {"deepseek4", "glm5-next", "qwen4exp"}
 # enum llama_rope_type: M-RoPE, and its interleaved form
 GRID_ROPE_TYPES = (llama_cpp.LLAMA_ROPE_TYPE_MROPE, llama_cpp.LLAMA_ROPE_TYPE_IMROPE)
 
+# llguidance panics at longer tokens. None is known; under a grammar they are never chosen.
+MAX_GRAMMAR_TOKEN_BYTES = 1024
+
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}  # enum llama_split_mode
 LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 
@@ -253,6 +256,9 @@ class Model:
             b"\xff" + self.token_text(token).encode() if token in controls else self._piece(token)
             for token in range(self.num_vocab)
         ]
+        for token, piece in enumerate(pieces):
+            if len(piece) > MAX_GRAMMAR_TOKEN_BYTES:
+                pieces[token] = b"\xfftoo long: %d" % token
         ends = [token for token in range(self.num_vocab) if self.is_end(token)]
         eos = llama_cpp.llama_vocab_eos(self._vocab)
         return LLTokenizer.from_llamacpp(

@@ -261,3 +261,17 @@ def test_a_model_in_parts_says_the_same(tmp_path: Path) -> None:
     prompts = [list(range(40, 60))]
     said = [answer_all(open_context(path), prompts, together=True) for path in (first, whole)]
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("place", [3, 20, -1])
+def test_a_very_long_token_is_left_out_of_grammars(tmp_path: Path, place: int) -> None:
+    """llguidance would panic."""
+    tiny = tiny_llama()
+    words = tiny.metadata["tokenizer.ggml.tokens"].value
+    assert isinstance(words, list)
+    words[place] = "a" * 70_000
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(tiny.to_bytes())
+    model = Model(path, ModelSettings())
+    assert model.grammar_tokenizer().vocab_size == model.num_vocab
+    model.close()
