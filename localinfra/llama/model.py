@@ -3,7 +3,6 @@
 The file must have passed `models/gguf/reader.py`: some damaged files crash llama.cpp.
 """
 
-import contextlib
 import ctypes
 import functools
 import itertools
@@ -226,16 +225,6 @@ class Model:
     @functools.cached_property
     def adds_bos(self) -> bool:
         return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
-
-    @contextlib.contextmanager
-    def scanned(self) -> Iterator[None]:
-        """Finds the special tokens beside what is done in the block: 20 ms for 49k tokens."""
-        scan = threading.Thread(target=lambda: self.special_tokens, name="vocabulary")
-        scan.start()
-        try:
-            yield
-        finally:
-            scan.join()
 
     @functools.cached_property
     def special_tokens(self) -> Mapping[str, int]:

@@ -3,7 +3,10 @@ header and the room there is; then llama.cpp's weights and context by that plan,
 if memory runs out.
 """
 
+import contextlib
 import logging
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -296,7 +299,7 @@ def load_with_layers(
     known = roundings.find(name)
     try:
         check_memory(model, plan.header, settings)
-        with model.scanned():
+        with scanned(model):
             context = context_type(settings)(model, settings, known)
     except BaseException:
         model.close()
@@ -304,6 +307,17 @@ def load_with_layers(
     if context.rounding and context.rounding != known:
         roundings.keep(name, context.rounding)
     return context, model
+
+
+@contextlib.contextmanager
+def scanned(model: Model) -> Iterator[None]:
+    """Finds the model's special tokens beside what is done in the block: 20 ms for 49k tokens."""
+    scan = threading.Thread(target=lambda: model.special_tokens, name="vocabulary")
+    scan.start()
+    try:
+        yield
+    finally:
+        scan.join()
 
 
 def context_type(settings: ContextSettings) -> "type[LlamaContext]":
