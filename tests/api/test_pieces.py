@@ -35,4 +35,4 @@ def test_a_long_part_is_sent_in_pieces_with_turns_of_others_between() -> None:
     places = [
         at for at, message in enumerate(sent) if message and len(message.get("body", b"")) > 1
     ]
-    assert all(None in sent[a:b] for a, b in zip(places, places[1:], strict=False))
+    assert all(None in sent[a:b] for a, b in itertools.pairwise(places))
