@@ -29,8 +29,8 @@ class PiecesResponse(Response):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
         for part in self.parts:
-            for start in range(0, len(part), SENT_AT_ONCE_BYTES):
-                piece = part[start : start + SENT_AT_ONCE_BYTES]
+            for at in range(0, len(part), SENT_AT_ONCE_BYTES):
+                piece = part[at : at + SENT_AT_ONCE_BYTES]
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 if len(part) > SENT_AT_ONCE_BYTES:
                     await give_way()
