@@ -10,6 +10,8 @@ from localinfra.executor import give_way
 
 encode = msgspec.json.Encoder().encode
 
+SENT_AT_ONCE_BYTES = 1 << 20  # encrypted in 3 ms; an image may have ten times as much
+
 
 class PiecesResponse(Response):
     """A JSON body sent piece by piece."""
@@ -27,7 +29,11 @@ class PiecesResponse(Response):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
         for part in self.parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+            for at in range(0, len(part), SENT_AT_ONCE_BYTES):
+                piece = part[at : at + SENT_AT_ONCE_BYTES]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if len(part) > SENT_AT_ONCE_BYTES:
+                    await give_way()
         await send({"type": "http.response.body", "body": b""})
 
 
