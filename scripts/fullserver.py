@@ -89,7 +89,7 @@ class Rest(NamedTuple):
 
     threads: int
     descriptors: int
-    memory_mib: float  # PSS: its own, and its part of what it shares
+    memory_mib: float  # anonymous: shares of mapped files move with other programs
 
     def words(self) -> str:
         return f"{self.threads} threads, {self.descriptors} descriptors, {self.memory_mib:.0f} MiB"
@@ -97,7 +97,7 @@ class Rest(NamedTuple):
 
 def resources(pid: int) -> Rest:
     process = Path(f"/proc/{pid}")
-    memory = re.search(r"^Pss:\s*(\d+)", (process / "smaps_rollup").read_text(), re.M)
+    memory = re.search(r"^Anonymous:\s*(\d+)", (process / "smaps_rollup").read_text(), re.M)
     assert memory
     return Rest(
         len(os.listdir(process / "task")), len(os.listdir(process / "fd")), int(memory[1]) / 1024
