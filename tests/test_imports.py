@@ -80,6 +80,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"http", "vectors"},
         {"generation", "metrics", "page", "probes", "sockets"},
         {"call"},
+        {"fetched"},
         {"pictures"},
         {"openai", "anthropic", "chats", "requests", "rerank", "tokens"},
         {"cohere", "deepinfra", "ollama"},

@@ -13,6 +13,7 @@ from localinfra.api.chats import delete_chat, delete_chats, get_chat, list_chats
 from localinfra.api.cohere import create_cohere_embeddings
 from localinfra.api.deepinfra.inference import infer
 from localinfra.api.docs import DOCS_ROUTES
+from localinfra.api.fetched import FetchedPictures
 from localinfra.api.http.arriving import Arriving
 from localinfra.api.http.background import BackgroundAnswers
 from localinfra.api.http.errors import EXCEPTION_HANDLERS
@@ -179,7 +180,8 @@ def create_app(
     backgrounds = BackgroundAnswers(detached)
     runtime.follow(backgrounds.apply)
     chats = ChatStore(default_path())
-    state = AppState(runtime, ledger, images, ResponseStore(), running, backgrounds, chats)
+    stores = (images, ResponseStore(), FetchedPictures(), running, backgrounds, chats)
+    state = AppState(runtime, ledger, *stores)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

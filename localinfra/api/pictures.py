@@ -2,10 +2,12 @@
 
 import base64
 import re
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from localinfra.api.call import Call
+from localinfra.api.fetched import FETCH_LIMIT_S, FetchedPictures
 from localinfra.chat.messages import Message, last_of_user
 from localinfra.errors import InvalidRequest, ModelNotFound, UnsupportedParameter
 from localinfra.models.catalog import Catalog
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 MAX_PICTURES = 256  # in a conversation
 LOW_SIDE = 512  # pixels of the longer side with `detail` low, as in OpenAI's API
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.I)
+MAX_FETCHED = 16  # different ones in a conversation
+WEB = re.compile(r"\s*https?:", re.I)
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 Conversation = tuple[list[Message], ShownPictures]
@@ -51,13 +55,37 @@ async def see(
             "Send fewer.",
             "messages",
         )
+    check_fetched(found, is_allowed=call.runtime.settings.fetch_images)
     room, seen = model.context_length - 1, []
+    end_s = time.monotonic() + FETCH_LIMIT_S
     for link in found:
-        data = await call.threads.pictures_in.run(picture_bytes, link)
+        if WEB.match(link.image.url):
+            fetched, rest_s = call.store(FetchedPictures), end_s - time.monotonic()
+            data = await fetched.get(call.caller, link.image.url, link.path, rest_s)
+        else:
+            data = await call.threads.pictures_in.run(picture_bytes, link)
         max_side = LOW_SIDE if link.image.detail == "low" else None
         seen.append(await model.eyes.see(data, room, link.path, max_side))
         room -= seen[-1].num_tokens
     return ShownPictures(new_word(), seen)
+
+
+def check_fetched(found: Sequence[Link], *, is_allowed: bool) -> None:
+    """Raises InvalidRequest if pictures would have to be fetched that may not be."""
+    named = [link for link in found if WEB.match(link.image.url)]
+    if named and not is_allowed:
+        raise InvalidRequest(
+            f"{named[0].path} names its picture by a URL, and this server fetches none for its "
+            "clients: send a data URL such as data:image/png;base64,..., or let its operator set "
+            "fetch_images = true under [server] in models.toml.",
+            named[0].path,
+        )
+    if len({link.image.url for link in named}) > MAX_FETCHED:
+        raise InvalidRequest(
+            f"The messages name more than {MAX_FETCHED} pictures by URLs. Send the others as data "
+            "URLs.",
+            "messages",
+        )
 
 
 def picture_bytes(link: Link) -> bytes:
@@ -68,7 +96,7 @@ def picture_bytes(link: Link) -> bytes:
     if head is None and (scheme := SCHEME.match(url)):
         raise InvalidRequest(
             f"{link.path} has the URL of a picture ({scheme[0]}...), and only data URLs such as "
-            "data:image/png;base64,... are read: this server fetches nothing for its clients.",
+            "data:image/png;base64,... are read.",
             link.path,
         )
     try:

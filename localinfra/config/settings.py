@@ -125,6 +125,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     shutdown_timeout_s: Seconds = 6.0
     watchdog_s: Seconds = 120.0  # a model that makes no progress for this long is reloaded
     keepalive_s: Seconds = 15.0  # a stream silent for this long gets a keep-alive
+    # fetch the pictures that requests name by URLs, from public addresses alone; without it, only
+    # data URLs are read
+    fetch_images: bool = False
     image_urls_s: Seconds = 3600.0  # how long images requested as URLs are kept
     fallback_model: str | None = None  # model that answers to unknown model names
     # a folder whose models are served without a table, under their files' names

@@ -140,7 +140,7 @@ def test_a_model_that_does_not_see_names_those_that_do(seer: EchoServer) -> None
         (data_url(file(plain(1, 1000))), "1 x 1000 pixels"),
         (data_url(file(plain(1000, 1000))), "takes 10002 tokens, and the context has room for"),
         ("data:image/png;base64,!!", "not valid base64"),
-        ("http://127.0.0.1/picture.png", "only data URLs"),
+        ("http://127.0.0.1/picture.png", "fetch_images = true"),
         ("file:///etc/passwd", "only data URLs"),
     ],
 )
@@ -224,7 +224,7 @@ def test_image_blocks_are_refused_by_their_path(seer: EchoServer) -> None:
     assert reply.status_code == 400 and "a model that sees: seer." in reply.text
     url = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
     reply = messages_api(seer, [url])
-    assert reply.status_code == 400 and "only data URLs" in reply.text
+    assert reply.status_code == 400 and "fetch_images = true" in reply.text
 
 
 def test_images_in_responses_and_in_the_response_that_follows(seer: EchoServer) -> None:
@@ -243,3 +243,53 @@ def test_images_in_responses_and_in_the_response_that_follows(seer: EchoServer) 
     assert usage["input_tokens"] > first.json()["usage"]["input_tokens"] + 8
     blind = seer.post("/v1/responses", {**body, "model": "blind"})
     assert blind.status_code == 400 and "text only" in blind.text
+
+
+FETCHING = "[server]\nfetch_images = true\n" + CATALOGUE
+
+
+@pytest.fixture(scope="module")
+def fetching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
+    server = EchoServer(tmp_path_factory.mktemp("fetching"), FETCHING)
+    yield server
+    server.close()
+
+
+def named(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def test_urls_are_fetched_only_if_the_settings_say_so(seer: EchoServer) -> None:
+    reply = chat(seer, named("https://example.org/a.png"))
+    message, param = error_of(reply)
+    assert "fetch_images = true" in message and param == "messages[0].content[0]"
+
+
+def test_pictures_are_fetched_from_the_internet_alone(fetching: EchoServer) -> None:
+    for url in (f"{fetching.url}/health", "http://169.254.169.254/", "http://[::1]/"):
+        message, param = error_of(chat(fetching, named(url)))
+        assert "not on the public internet" in message and param == "messages[0].content[0]"
+    message, _ = error_of(chat(fetching, *[named(f"http://a.invalid/{i}") for i in range(17)]))
+    assert "more than 16" in message
+
+
+def test_a_fetched_picture_is_like_any_other_and_kept_for_its_client(
+    fetching: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(url: str, most_bytes: int, limit_s: float) -> bytes:
+        fetched.append(url)
+        return PICTURE
+
+    monkeypatch.setattr("localinfra.models.fetch.picture.fetch_picture", fetch)
+    for _ in range(2):
+        reply = chat(fetching, named("https://example.org/a.png"), text("?"))
+        assert said(reply) == "[******]?"
+    assert fetched == ["https://example.org/a.png"]
+    block = {"type": "url", "url": "https://example.org/b.png"}
+    content = [{"type": "image", "source": block}, text("?")]
+    turn = {"role": "user", "content": content}
+    body = {"model": "seer", "max_tokens": 100, "temperature": 0, "messages": [turn]}
+    reply = fetching.post("/v1/messages", body)
+    assert reply.json()["content"][0]["text"] == "[******]?", reply.text

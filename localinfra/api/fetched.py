@@ -1,0 +1,69 @@
+"""Pictures that clients name by their URLs: fetched if the settings allow it, and kept for the next
+turns of their conversations, for each client its own.
+"""
+
+import time
+from collections import OrderedDict
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from localinfra.errors import InvalidRequest
+from localinfra.executor import DaemonThreads
+from localinfra.pictures import MAX_BYTES
+
+FETCH_LIMIT_S = 20.0  # for all pictures of a request
+KEPT_S = 600.0
+MAX_KEPT_BYTES = 64 << 20  # together; the oldest are dropped first
+
+
+class KeptPicture(NamedTuple):
+    data: bytes
+    until_s: float  # time.monotonic()
+
+
+class FetchedPictures:
+    """Event loop only."""
+
+    def __init__(self) -> None:
+        self._threads = DaemonThreads("a fetch of a picture", 8, 64)
+        self._kept: OrderedDict[tuple[str, str], KeptPicture] = OrderedDict()
+        self._num_bytes = 0
+
+    async def get(self, client: str, url: str, path: str, limit_s: float) -> bytes:
+        """Raises InvalidRequest, naming `path`, if it can't be had, and QueueFull."""
+        self._drop_old()
+        if kept := self._kept.get((client, url)):
+            return kept.data
+        from localinfra.models.fetch.picture import NotFetched, fetch_picture
+
+        try:
+            data = await self._threads.run(fetch_picture, url, MAX_BYTES, limit_s)
+        except NotFetched as error:
+            raise InvalidRequest(
+                f"{path}: the picture at {host_of(url)} {error}. Send it as a data URL.", path
+            ) from None
+        self._keep((client, url), data)
+        return data
+
+    def _keep(self, key: tuple[str, str], data: bytes) -> None:
+        self._drop(key)
+        self._kept[key] = KeptPicture(data, time.monotonic() + KEPT_S)
+        self._num_bytes += len(data)
+        while self._num_bytes > MAX_KEPT_BYTES:
+            self._drop(next(iter(self._kept)))
+
+    def _drop_old(self) -> None:
+        now_s = time.monotonic()
+        while self._kept and next(iter(self._kept.values())).until_s < now_s:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        if kept := self._kept.pop(key, None):
+            self._num_bytes -= len(kept.data)
+
+
+def host_of(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "no host")[:100]
+    except ValueError:
+        return "no host"
