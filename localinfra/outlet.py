@@ -54,13 +54,21 @@ class Outlet(io.RawIOBase):
             if self._num_waiting + len(text) > self._most:
                 self._num_lost += text.count(b"\n")
                 return len(text)
-            self._waiting.append(text)
-            self._num_waiting += len(text)
+            self._put(self._marker() + text)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
         return len(text)
+
+    def _put(self, text: bytes) -> None:
+        self._waiting.append(text)
+        self._num_waiting += len(text)
+
+    def _marker(self) -> bytes:
+        """What stands where lines are missing, if any are since the last one."""
+        lost, self._num_lost = self._num_lost, 0
+        return LOST.format(lost).encode() if lost else b""
 
     def settle(self, limit_s: float) -> bool:
         """Waits until all is written, for so long at most. Returns whether it is."""
@@ -75,10 +83,8 @@ class Outlet(io.RawIOBase):
                 self._waiting.clear()
             self._write_all(text)
             with self._changed:
-                lost, self._num_lost = self._num_lost, 0
-            if lost:
-                self._write_all(LOST.format(lost).encode())
-            with self._changed:
+                if not self._waiting and (marker := self._marker()):
+                    self._put(marker)
                 self._num_waiting -= len(text)
                 self._changed.notify_all()
 

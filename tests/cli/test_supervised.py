@@ -19,11 +19,11 @@ HANGS_ONCE = """
 import ctypes, pathlib
 from localinfra.engine.scheduler import Scheduler
 schedule, flag = Scheduler.schedule, pathlib.Path({flag!r})
-def hang(self):
+def hang(self, *arguments):
     if not flag.exists():
         flag.touch()
         ctypes.CDLL(None).pause()
-    return schedule(self)
+    return schedule(self, *arguments)
 Scheduler.schedule = hang
 """
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,24 +96,32 @@ def test_who_does_not_take_the_log_holds_nobody_up(
             process.wait()
 
 
-def test_what_waits_is_limited_and_what_is_missing_is_said() -> None:
-    reading, writing = os.pipe()
-    outlet = Outlet(lambda text: os.write(writing, text), writing, most=200_000)
-    line = b"x" * 99 + b"\n"
+def test_what_waits_is_limited_and_what_is_missing_is_said_where_it_is() -> None:
+    begun, may_go_on, written = threading.Event(), threading.Event(), bytearray()
+
+    def write(text: bytes) -> int:
+        begun.set()
+        may_go_on.wait()
+        written.extend(text)
+        return len(text)
+
+    outlet = Outlet(write, 2, most=100_000)
+    outlet.write(b"first\n")
+    begun.wait()
     for _ in range(5000):
-        assert outlet.write(line) == 100
+        assert outlet.write(b"x" * 99 + b"\n") == 100
+    outlet.write(b"short\n")  # there is room for it again, but not for the next
+    outlet.write(b"x" * 99 + b"\n")
     assert not outlet.settle(0)
-    taken = b""
-    while b"missing" not in taken:
-        taken += os.read(reading, 1 << 16)
+    may_go_on.set()
     assert outlet.settle(300)
-    *whole, said, rest = taken.split(b"\n")
-    assert rest == b"" and set(whole) == {b"x" * 99} and len(whole) < 5000
-    assert said.decode() + "\n" == LOST.format(5000 - len(whole))
+    marks = [LOST.format(5000 - 999).rstrip(), LOST.format(1).rstrip()]
+    assert (
+        written.decode().split()
+        == " ".join(["first", *["x" * 99] * 999, marks[0], "short", marks[1]]).split()
+    )
     outlet.write(b"after\n")
-    assert os.read(reading, 100) == b"after\n"
-    os.close(reading)
-    os.close(writing)
+    assert outlet.settle(300) and written.endswith(b"after\n")
 
 
 def test_a_part_that_is_written_is_not_written_again() -> None:
