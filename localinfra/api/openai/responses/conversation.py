@@ -74,7 +74,7 @@ async def read_conversation(
     request, body, defaults = call.request, call.body, call.defaults(call.body.model)
     previous = previous_response(request, body.previous_response_id)
     sees = has_images(body.input) and await call.threads.files.run(
-        has_projector, call.runtime.catalog, body.model
+        has_projector, call.models.catalog, body.model
     )
     more_bytes = previous.conversation_bytes if previous else 0
     return await call.convert(
