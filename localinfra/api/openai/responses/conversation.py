@@ -142,10 +142,11 @@ def without_calls(answer: Answer) -> Answer:
 
 @contextlib.contextmanager
 def naming_input() -> Iterator[None]:
-    """Renames the param of errors about messages to `input`."""
+    """Renames the param of errors about messages, or a part of them, to `input`."""
     try:
         yield
     except InvalidRequest as error:
-        if error.param == "messages":
+        if error.param and error.param.startswith("messages"):
+            error.message = error.message.replace(error.param, "input")
             error.param = "input"
         raise
