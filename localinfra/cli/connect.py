@@ -120,7 +120,7 @@ def serves_all(client: Client, catalog: Catalog, model: str | None = None) -> bo
     served = {name.id for name in client.get("/v1/models?all=true", Names).data}
     if served >= set(catalog.names):
         return True
-    if client.key and served and served < set(catalog.names) and serves(client, model):
-        return True
+    if client.key and served and served < set(catalog.names):
+        return serves(client, model)
     click.echo(f"The server at {client.url} serves other models: starting one.", err=True)
     return False
