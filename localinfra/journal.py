@@ -34,6 +34,7 @@ class StepKind(IntEnum):
     KEEP = 6
     EMBED = 7
     PAINT = 8
+    SEE = 9
 
     @property
     def words(self) -> str:
@@ -50,6 +51,7 @@ WORDS = {
     StepKind.KEEP: "while copying prefixes",
     StepKind.EMBED: "while computing embeddings",
     StepKind.PAINT: "while making an image",
+    StepKind.SEE: "while reading a picture",
 }
 
 
@@ -74,10 +76,16 @@ class Suspect(NamedTuple):
 class Mark:
     """Where the threads that compute a model note what they do."""
 
-    def __init__(self, memory: "bytearray | mmap.mmap | None" = None, at: int = 0):
+    def __init__(
+        self,
+        memory: "bytearray | mmap.mmap | None" = None,
+        at: int = 0,
+        journal: "CrashJournal | None" = None,
+    ):
         """Without `memory`, nobody reads it."""
         self._memory: bytearray | mmap.mmap = bytearray(ROW.size) if memory is None else memory
         self._at = at
+        self._journal = journal
         self._thread = 0
 
     def note(self, step: StepKind) -> None:
@@ -97,13 +105,27 @@ class Mark:
         finally:
             self.note(before)
 
+    @contextlib.contextmanager
+    def beside(self, step: StepKind) -> Iterator[None]:
+        """Notes what another thread of the model does during the block, in a row of its own: a
+        death is then not laid to what this one notes meanwhile. Any thread."""
+        if (journal := self._journal) is None:
+            yield
+            return
+        mark = journal.another(self)
+        mark.note(step)
+        try:
+            yield
+        finally:
+            journal.close(mark)
+
     def blame(self, trouble: Trouble) -> None:
         """The model is why the server is about to end."""
         self._memory[self._at + 1] = trouble
 
     def detach(self) -> None:
         """The row belongs to another model from now on; a thread may have been left behind."""
-        self._memory, self._at = bytearray(ROW.size), 0
+        self._memory, self._at, self._journal = bytearray(ROW.size), 0, None
 
 
 class CrashJournal:
@@ -139,8 +161,17 @@ class CrashJournal:
             encoded = name.encode()[:NAME_BYTES]
             row = (StepKind.IDLE, Trouble.NONE, 0, identity.encode(), len(encoded), encoded)
             ROW.pack_into(self._memory, at, *row)
-            mark = self._marks[at] = Mark(self._memory, at)
+            mark = self._marks[at] = Mark(self._memory, at, self)
             return mark
+
+    def another(self, mark: Mark) -> Mark:
+        """A second row for the mark's model, until `close`."""
+        with self._lock:
+            at = next((at for at, one in self._marks.items() if one is mark), None)
+            if at is None:  # its model is gone
+                return Mark()
+            _, _, _, identity, length, name = ROW.unpack_from(self._memory, at)
+        return self.open(name[:length].decode(errors="ignore"), identity.decode())
 
     def close(self, mark: Mark) -> None:
         """The model is gone; a row with trouble stays, for the supervisor."""
@@ -170,11 +201,12 @@ def places() -> Iterator[int]:
 
 
 def culprits(at_work: list[Suspect], report: str) -> list[Suspect]:
-    """Who of these has killed the process. `report`: faulthandler's, which names the thread if it
-    was one of Python's. Threads of libraries have no name: then all are suspects."""
-    if blamed := [entry for entry in at_work if entry.trouble]:
-        return blamed
-    found = CURRENT_THREAD.search(report)
-    if found is None:
-        return at_work
-    return [entry for entry in at_work if entry.thread == int(found[1], 16)]
+    """Who of these has killed the process, each model once. `report`: faulthandler's, which names
+    the thread if it was one of Python's. Threads of libraries have no name: then all are
+    suspects."""
+    blamed = [entry for entry in at_work if entry.trouble]
+    if not blamed and (found := CURRENT_THREAD.search(report)):
+        blamed = [entry for entry in at_work if entry.thread == int(found[1], 16)]
+    elif not blamed:
+        blamed = at_work
+    return [*{(entry.identity, entry.name): entry for entry in blamed}.values()]

@@ -11,6 +11,7 @@ from localinfra.journal import (
     MAX_ROWS,
     SIZE,
     CrashJournal,
+    Mark,
     StepKind,
     Suspect,
     Trouble,
@@ -102,3 +103,22 @@ def test_a_note_names_its_thread() -> None:
     assert journal.at_work()[0].thread == thread.ident
     mark.note(StepKind.EMBED)
     assert journal.at_work()[0].thread == threading.get_ident()
+
+
+def test_a_second_thread_of_a_model_has_a_row_of_its_own() -> None:
+    """Else a death while it works would be laid to nobody, or to what the first one does."""
+    journal = CrashJournal()
+    mark = journal.open("größer", A)
+    other = journal.open("other", B)
+    other.note(StepKind.DECODE)
+    with mark.beside(StepKind.SEE):
+        found = {(entry.name, entry.step): entry for entry in journal.at_work()}
+        assert found.keys() == {("größer", StepKind.SEE), ("other", StepKind.DECODE)}
+        assert found["größer", StepKind.SEE].identity == A
+        mark.note(StepKind.DECODE)
+        names = [entry.name for entry in culprits(journal.at_work(), "")]
+        assert names == ["größer", "other"]  # each once: a death counts once
+        journal.close(mark)  # the model is unloaded meanwhile
+    assert [entry.name for entry in journal.at_work()] == ["other"]
+    with mark.beside(StepKind.SEE), Mark().beside(StepKind.SEE):
+        assert [entry.name for entry in journal.at_work()] == ["other"]

@@ -64,7 +64,8 @@ class Call(Generic[Body]):
         self._keepalive_s = self._app.runtime.settings.keepalive_s
         self.request = request
         self.body = decoded.value
-        self._state.permit.expected_tokens = expected_tokens(decoded.size, decoded.value)
+        expected = expected_tokens(decoded.size, decoded.value, decoded.num_data)
+        self._state.permit.expected_tokens = expected
         self.runtime = self._app.runtime
         self.threads = self._app.threads
         self.id = self._state.id  # `x-request-id`

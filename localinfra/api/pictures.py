@@ -1,6 +1,5 @@
 """Pictures in a request's conversation: links → what a model that sees reads of them."""
 
-import base64
 import re
 import time
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from localinfra.api.call import Call
 from localinfra.api.fetched import FETCH_LIMIT_S, FetchedPictures
+from localinfra.api.http.encoded import decode_base64
 from localinfra.chat.messages import Message, last_of_user
 from localinfra.errors import InvalidRequest, ModelNotFound, UnsupportedParameter
 from localinfra.models.catalog import Catalog
@@ -65,7 +65,7 @@ async def see(
         else:
             data = await call.threads.pictures_in.run(picture_bytes, link)
         max_side = LOW_SIDE if link.image.detail == "low" else None
-        seen.append(await model.eyes.see(data, room, link.path, max_side))
+        seen.append(await model.eyes.see(data, room, link.path, max_side, client=call.caller))
         room -= seen[-1].num_tokens
     return ShownPictures(new_word(), seen)
 
@@ -91,7 +91,7 @@ def check_fetched(found: Sequence[Link], *, is_allowed: bool) -> None:
 def picture_bytes(link: Link) -> bytes:
     """The bytes of a data URL, or of base64 alone, as Ollama's clients send it. Raises
     InvalidRequest."""
-    url = link.image.url.strip()
+    url = link.image.url.lstrip()
     head = DATA_URL.match(url)
     if head is None and (scheme := SCHEME.match(url)):
         raise InvalidRequest(
@@ -100,7 +100,7 @@ def picture_bytes(link: Link) -> bytes:
             link.path,
         )
     try:
-        return base64.b64decode("".join(url[head.end() if head else 0 :].split()), validate=True)
+        return decode_base64(url, head.end() if head else 0)
     except ValueError as error:  # binascii.Error, or non-ASCII characters
         raise InvalidRequest(f"{link.path} is not valid base64: {error}.", link.path) from None
 
@@ -112,8 +112,14 @@ async def refuse_blind(call: Call[Any], name: str, found: Sequence[Link], asked:
     path = next((link.path for link in found if own.fullmatch(link.path)), None)
     if path is None:
         return
-    catalog = call.runtime.catalog
-    if names := await call.threads.files.run(seeing_models, catalog):
+    names = await call.threads.files.run(seeing_models, call.models.catalog)
+    if name in names:  # loaded with safer settings, or its projector can't be used
+        raise UnsupportedParameter(
+            f"{name} is loaded without its projector, for a reason that the server's log tells, "
+            f"and can't see the picture in {path}. Send the message as text.",
+            path,
+        )
+    if names:
         raise UnsupportedParameter(
             f"{name} takes text only and can't see the picture in {path}. Send it to a model that "
             f"sees: {', '.join(names[:10])}.",

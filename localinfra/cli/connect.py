@@ -40,7 +40,7 @@ def connect(
     settings = config_file.load(config)
     catalog = catalog_file.discover(settings)
     running = find_running(settings.server, key)
-    if running and (serves_all(running, catalog) if config else serves(running, model)):
+    if running and (serves_all(running, catalog, model) if config else serves(running, model)):
         return running
     check(catalog)
     check_files(catalog, settings.path)
@@ -114,10 +114,13 @@ class Names(msgspec.Struct):
     data: list[Name]
 
 
-def serves_all(client: Client, catalog: Catalog) -> bool:
-    """Whether the server has all models of the catalogue; another file's may listen there."""
+def serves_all(client: Client, catalog: Catalog, model: str | None = None) -> bool:
+    """Whether the server has all models of the catalogue; another file's may listen there. Of a
+    key that may use only some of them, these count, and the `model` must be one."""
     served = {name.id for name in client.get("/v1/models?all=true", Names).data}
     if served >= set(catalog.names):
         return True
+    if client.key and served and served < set(catalog.names):
+        return serves(client, model)
     click.echo(f"The server at {client.url} serves other models: starting one.", err=True)
     return False

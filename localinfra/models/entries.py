@@ -109,6 +109,11 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return {}
 
     @property
+    def other_files(self) -> tuple[Path, ...]:
+        """The present files that are loaded with the source. Reads folder listings."""
+        return (*self.other_ggufs.values(),)
+
+    @property
     def other_sources(self) -> tuple[Source, ...]:
         """Where its other files are, to fetch them with the first."""
         return ()
@@ -238,6 +243,11 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     @property
     def other_sources(self) -> tuple[Source, ...]:
         return (self.mmproj,) if self.mmproj and self.vision else ()
+
+    @property
+    def other_files(self) -> tuple[Path, ...]:
+        found = None if self.mmproj else self.projector
+        return (*super().other_files, *((found,) if found else ()))
 
     @property
     def projector(self) -> Path | None:

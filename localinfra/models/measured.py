@@ -31,7 +31,7 @@ def identity(entry: ModelEntry, *facts: object) -> str:
     """A name for the entry's files and all its settings, on this machine."""
     path = entry.source.find()
     files = sorted(path.rglob("*")) if path and path.is_dir() else [path] if path else []
-    states = [state_of(file) for file in files]
+    states = [state_of(file) for file in (*files, *entry.other_files)]
     return digest(states, entry, machine.llama_build(), machine.cpu(), facts)
 
 

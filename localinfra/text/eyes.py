@@ -10,13 +10,14 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from localinfra.engine.pictures import Picture
 from localinfra.errors import InvalidRequest, ModelUnavailable
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
+from localinfra.journal import Mark, StepKind
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels, read_pixels
 
@@ -58,6 +59,13 @@ class SeenPicture(msgspec.Struct, frozen=True):
         return sum(part.rows.nbytes for part in self.parts if isinstance(part, Picture))
 
 
+class PictureKey(NamedTuple):
+    """A picture, and whose it is."""
+
+    owner: str
+    digest: bytes
+
+
 class Encoding:
     """A picture that is being encoded, and how many wait for it."""
 
@@ -76,17 +84,24 @@ class Eyes:
         max_waiting: int,
         identity: str = "",
         kept_bytes: int = KEPT_BYTES,
+        *,
+        is_shared: bool = False,
+        mark_of: Callable[[], Mark] = Mark,
     ):
         """`max_waiting` pictures may wait to be decoded, and as many to be encoded. `identity`:
-        what rows depend on besides pixels."""
+        what rows depend on besides pixels. `is_shared`: clients may use each other's. `mark_of`:
+        where the model's worker notes what it does."""
         self._name = name
         self._identity = identity.encode()
         self._encoder = encoder
         self._decoding = BoundedExecutor("reading pictures", DECODING_THREADS, max_waiting)
         self._encoding = BoundedExecutor(f"{name} to see pictures", 1, max_waiting)
+        self._is_shared = is_shared
+        self._mark_of = mark_of
         self._kept = KeptPictures(kept_bytes)
-        self._running: dict[bytes, Encoding] = {}  # by the picture's digest
-        self._digests: OrderedDict[bytes, bytes] = OrderedDict()  # of files → of their pixels
+        self._running: dict[PictureKey, Encoding] = {}
+        # digests of files → of their pixels, both for each owner
+        self._digests: OrderedDict[PictureKey, bytes] = OrderedDict()
         self._reading, self._counting = threading.Lock(), threading.Lock()  # use of the encoder
         self._is_closed = False
 
@@ -100,10 +115,17 @@ class Eyes:
         return self._decoding.num_waiting + self._encoding.num_waiting
 
     async def see(
-        self, data: bytes, room: int, param: str, max_side: int | None = None
+        self,
+        data: bytes,
+        room: int,
+        param: str,
+        max_side: int | None = None,
+        *,
+        client: str = "",
     ) -> SeenPicture:
         """A picture's file → what the model reads, of at most `room` tokens. A larger picture is
-        made smaller, if there is a `max_side` in pixels.
+        made smaller, if there is a `max_side` in pixels. Each `client` waits as if no other had
+        sent it, since the time would tell of that.
 
         Raises InvalidRequest for a file that can't be read, or a picture that takes more; QueueFull
         and ModelUnavailable.
@@ -112,32 +134,38 @@ class Eyes:
             name = await self._decoding.run(named, data, max_side)
         else:
             name = named(data, max_side)
-        seen = self._kept.get(self._digests.get(name, b""))
+        owner = "" if self._is_shared else client
+        seen = self._kept.get(PictureKey(owner, self._digests.get(PictureKey(owner, name), b"")))
         if seen is None:
             digest, pixels = await self._decoding.run(
                 decoded, data, param, max_side, size=len(data)
             )
-            self._remember(name, digest)
-            seen = self._kept.get(digest) or await self._shared(digest, pixels, room, param)
+            self._remember(PictureKey(owner, name), digest)
+            wanted = PictureKey(owner, digest)
+            seen = self._kept.get(wanted) or await self._shared(wanted, pixels, room, param)
         if seen.num_tokens > room:
             raise too_large(param, seen.num_tokens, room)
         return seen
 
-    async def _shared(self, digest: bytes, pixels: Pixels, room: int, param: str) -> SeenPicture:
-        """The picture, encoded once for all who want it at the same time."""
-        running = self._running.get(digest)
+    async def _shared(
+        self, wanted: PictureKey, pixels: Pixels, room: int, param: str
+    ) -> SeenPicture:
+        """The picture, encoded once for all of its owner's requests at the same time."""
+        running = self._running.get(wanted)
         if running is None:
             self._check_size(pixels, room, param)
-            task = asyncio.create_task(self._encode(digest, pixels, param))
-            running = self._running[digest] = Encoding(task)
-            task.add_done_callback(lambda _: self._running.pop(digest, None))
+            task = asyncio.create_task(self._encode(wanted, pixels))
+            running = self._running[wanted] = Encoding(task)
+            task.add_done_callback(lambda _: self._running.pop(wanted, None))
         running.num_waiting += 1
         try:
             return await asyncio.shield(running.task)
+        except EncodingFailed as error:
+            raise self._unreadable(error, param) from None
         finally:
             running.num_waiting -= 1
             if not running.num_waiting and not running.task.done():
-                self._running.pop(digest, None)  # who comes now starts anew
+                self._running.pop(wanted, None)  # who comes now starts anew
                 running.task.cancel()
 
     def _check_size(self, pixels: Pixels, room: int, param: str) -> None:
@@ -152,12 +180,15 @@ class Eyes:
         if (num_tokens := sum(part.num_tokens for part in sizes)) > room:
             raise too_large(param, num_tokens, room)
 
-    async def _encode(self, digest: bytes, pixels: Pixels, param: str) -> SeenPicture:
-        size = pixels.width * pixels.height
+    async def _encode(self, wanted: PictureKey, pixels: Pixels) -> SeenPicture:
+        """Raises EncodingFailed, QueueFull and ModelUnavailable."""
+        size, digest = pixels.width * pixels.height, wanted.digest
         try:
             parts = await self._encoding.run(self._read, pixels, size=size)
-        except EncodingFailed as error:
-            raise self._unreadable(error, param) from None
+        except RuntimeError:
+            if self._is_closed:  # while it waited for its turn
+                raise self._gone() from None
+            raise
         seen = SeenPicture(
             digest,
             tuple(
@@ -165,7 +196,7 @@ class Eyes:
                 for at, part in enumerate(parts)
             ),
         )
-        self._kept.put(seen)
+        self._kept.put(wanted, seen)
         return seen
 
     def _picture(self, digest: bytes, at: int, part: PicturePart) -> Picture:
@@ -175,7 +206,7 @@ class Eyes:
 
     def _read(self, pixels: Pixels) -> tuple[PicturePart, ...]:
         try:
-            with self._reading:
+            with self._reading, self._mark_of().beside(StepKind.SEE):
                 self._check()
                 return self._encoder.read(pixels, self._check)
         finally:
@@ -195,7 +226,7 @@ class Eyes:
             f"{self._name} can't read {param} ({error}): send a picture of another size.", param
         )
 
-    def _remember(self, name: bytes, digest: bytes) -> None:
+    def _remember(self, name: PictureKey, digest: bytes) -> None:
         self._digests[name] = digest
         self._digests.move_to_end(name)
         while len(self._digests) > MAX_DIGESTS:
@@ -222,19 +253,19 @@ class KeptPictures:
     def __init__(self, max_bytes: int):
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._pictures: OrderedDict[bytes, SeenPicture] = OrderedDict()
+        self._pictures: OrderedDict[PictureKey, SeenPicture] = OrderedDict()
 
-    def get(self, digest: bytes) -> SeenPicture | None:
-        if digest in self._pictures:
-            self._pictures.move_to_end(digest)
-        return self._pictures.get(digest)
+    def get(self, wanted: PictureKey) -> SeenPicture | None:
+        if wanted in self._pictures:
+            self._pictures.move_to_end(wanted)
+        return self._pictures.get(wanted)
 
-    def put(self, picture: SeenPicture) -> None:
+    def put(self, wanted: PictureKey, picture: SeenPicture) -> None:
         if picture.num_bytes > self._max_bytes:
             return
-        if before := self._pictures.pop(picture.digest, None):
+        if before := self._pictures.pop(wanted, None):
             self._num_bytes -= before.num_bytes
-        self._pictures[picture.digest] = picture
+        self._pictures[wanted] = picture
         self._num_bytes += picture.num_bytes
         while self._num_bytes > self._max_bytes:
             _, oldest = self._pictures.popitem(last=False)

@@ -5,6 +5,7 @@ Blocking; the pool calls it in a thread. Only checked files reach llama.cpp.
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ from localinfra.text.placing import TextPlan, place, short_context
 from localinfra.text.projector import load_projector, plan_projector, with_batch
 
 if TYPE_CHECKING:
+    from localinfra.engine.engine import Engine
+    from localinfra.llama.projector import Projector
+    from localinfra.text.eyes import Eyes
     from localinfra.text.model import TextModel
     from localinfra.text.templates import ModelTemplates
 
@@ -57,7 +61,6 @@ def load_text_model(
     context, model = place(name, entry, plan)
     # Imported late: while a server starts, another thread imports it beside the load.
     from localinfra.engine.engine import Engine
-    from localinfra.text.eyes import Eyes
     from localinfra.text.model import TextModel
 
     projector = None
@@ -82,6 +85,7 @@ def load_text_model(
     engine = Engine(
         context, engine_settings(entry, max_waiting), name=name, shelf=shelf, drafter=drafter
     )
+    sees = partial(eyes_of, name, plan, engine, max_waiting, is_shared=share_prefixes)
     return TextModel(
         name,
         own_entry,
@@ -92,8 +96,29 @@ def load_text_model(
         share_prefixes=share_prefixes,
         recommended=recommended_in(header.metadata),
         footprint=total(each.footprint for each in (context, drafter, projector) if each),
-        eyes=Eyes(name, projector, max_waiting, plan.projector_identity) if projector else None,
+        eyes=sees(projector) if projector else None,
         salt_of=shelves.salt if shelves else str,
+    )
+
+
+def eyes_of(
+    name: str,
+    plan: TextPlan,
+    engine: "Engine",
+    max_waiting: int,
+    projector: "Projector",
+    *,
+    is_shared: bool,
+) -> "Eyes":
+    from localinfra.text.eyes import Eyes
+
+    return Eyes(
+        name,
+        projector,
+        max_waiting,
+        plan.projector_identity,
+        is_shared=is_shared,
+        mark_of=lambda: engine.mark,  # set once it is loaded
     )
 
 

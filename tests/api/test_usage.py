@@ -181,3 +181,4 @@ def test_what_a_body_is_expected_to_use(
     body = msgspec.convert(fields, kind)
     assert expected_tokens(400, body) == tokens
     assert expected_tokens(10**8, body) == tokens - 100 + MOST_EXPECTED_PROMPT
+    assert expected_tokens(400 + 40_000, body, num_data=40_000) == tokens + 100  # a picture

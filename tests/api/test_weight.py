@@ -132,3 +132,14 @@ def test_levels_in_a_text_of_a_form_do_not_add_to_the_next() -> None:
         weight.add(b"[" * (MAX_DEPTH - 1))
         weight.finish()
     assert not weight.is_too_deep
+
+
+def test_files_in_strings_are_told_from_text() -> None:
+    file, words = "iVBORw0KGgo" * 30_000, "a picture of words " * 20_000
+    other = "\u7535" * 5_000
+    for text, least, most in ((file, 329_000, 330_000), (words, 0, 0), (other, 0, 0)):
+        for plain in (True, False):
+            weight = Weight()
+            weight.add(json.dumps({"text": "hi", "url": text}, ensure_ascii=plain).encode())
+            weight.finish()
+            assert least <= weight.num_data <= most

@@ -1,5 +1,6 @@
 """A key with a list of models knows no others; keys learn nothing of each other."""
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from echo import CATALOGUE, ECHO
 from metering import label
 from named import NamedKeysServer
+from picture_files import file, plain
 
 HIDDEN = "slow"
 KEYS: dict[str, dict[str, Any]] = {
@@ -157,3 +159,27 @@ def test_grammars_are_compiled_for_each_key(server: NamedKeysServer) -> None:
         server.chat(key, response_format=form)
         counts.append(kept() - before)
     assert counts == [1, 1, 2, 2]
+
+
+SEEING = """
+[model."seer"]
+kind = "text"
+source = "seer.gguf"
+mmproj = "echo.gguf"
+context_length = 1024
+"""
+
+
+def test_who_may_not_use_a_model_that_sees_learns_of_none(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder, keys = tmp_path_factory.mktemp("seeing"), {"part": {"models": ("echo",)}, "all": {}}
+    server = NamedKeysServer(folder, keys, CATALOGUE + SEEING)
+    url = "data:image/png;base64," + base64.b64encode(file(plain(30, 20))).decode()
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    replies = {
+        key: server.chat(key, messages=[{"role": "user", "content": content}]) for key in keys
+    }
+    server.close()
+    assert {reply.status_code for reply in replies.values()} == {400}
+    assert "seer" in replies["all"].text and "seer" not in replies["part"].text

@@ -27,6 +27,7 @@ KEYS = {
     "background": {"concurrent": 1},
     "free": {},
     "curious": {"rpm": 2},
+    "photographer": {"tpm": 4000},
 }
 
 
@@ -118,6 +119,17 @@ def test_what_is_charged_is_what_was_used(server: NamedKeysServer) -> None:
     assert headers["x-ratelimit-limit-tokens"] == "10000"
     assert 10_000 - used <= int(headers["x-ratelimit-remaining-tokens"]) <= 10_000
     assert int(headers["x-ratelimit-remaining-requests"]) >= 99
+
+
+def test_a_large_picture_is_not_expected_to_take_as_many_tokens_as_text(
+    server: NamedKeysServer,
+) -> None:
+    url = "data:image/png;base64," + "iVBORw0KGgo" * 20_000
+    content = [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": url}}]
+    asked = [{"role": "user", "content": content}, {"role": "user", "content": "well?"}]
+    for _ in range(3):
+        reply = server.chat("photographer", messages=asked)
+        assert reply.status_code == 200, reply.text
 
 
 def test_only_requests_that_use_a_model_count(server: NamedKeysServer) -> None:

@@ -241,6 +241,10 @@ def test_images_in_responses_and_in_the_response_that_follows(seer: EchoServer) 
     more = {"model": "seer", "previous_response_id": first.json()["id"], "input": "and?"}
     usage = seer.post("/v1/responses", {**more, "temperature": 0}).json()["usage"]
     assert usage["input_tokens"] > first.json()["usage"]["input_tokens"] + 8
+    broken = {"type": "input_image", "image_url": data_url(b"no picture")}
+    reply = seer.post("/v1/responses", {**body, "input": [{"role": "user", "content": [broken]}]})
+    message, param = error_of(reply)
+    assert message.startswith("input can't be read as an image") and param == "input"
     blind = seer.post("/v1/responses", {**body, "model": "blind"})
     assert blind.status_code == 400 and "text only" in blind.text
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from localinfra.engine.pictures import Picture
 from localinfra.errors import InvalidRequest, ModelUnavailable, QueueFull
+from localinfra.journal import CrashJournal, StepKind
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels
 from localinfra.text.eyes import Eyes
@@ -96,6 +97,70 @@ async def test_many_who_want_a_picture_at_the_same_time_share_its_encoding() -> 
     encoder.may_read.set()
     found = await asyncio.gather(*tasks[1:])
     assert encoder.num_read == 1 and len({id(one) for one in found}) == 1
+
+
+@run
+async def test_a_client_waits_as_if_nobody_else_had_sent_the_picture() -> None:
+    """Else the time would tell that another key's holder has shown it."""
+    encoder = FakeEncoder()
+    eyes = Eyes("m", encoder, 8)
+    data = file(plain(30, 20))
+    counts, found = [], []
+    for client in ("a", "a", "b", "b", "a"):
+        found.append(await eyes.see(data, ROOM, "messages", client=client))
+        counts.append(encoder.num_read)
+    assert counts == [1, 1, 2, 2, 2]
+    assert {one.parts[1].digest for one in found if isinstance(one.parts[1], Picture)} == {
+        found[0].parts[1].digest  # type: ignore[union-attr]
+    }
+    encoder.may_read.clear()
+    other = file(plain(20, 30))
+    tasks = [asyncio.create_task(eyes.see(other, ROOM, "messages", client=one)) for one in "ab"]
+    await until(lambda: eyes.num_waiting == 1)  # behind the other's
+    encoder.may_read.set()
+    await asyncio.gather(*tasks)
+    assert encoder.num_read == 4
+
+
+@run
+async def test_clients_may_be_allowed_to_use_each_others() -> None:
+    encoder = FakeEncoder()
+    eyes = Eyes("m", encoder, 8, is_shared=True)
+    for client in "ab":
+        await eyes.see(file(plain(30, 20)), ROOM, "messages", client=client)
+    assert encoder.num_read == 1
+
+
+@run
+async def test_everyone_is_told_of_his_own_part_if_a_picture_can_not_be_read() -> None:
+    class Failing(FakeEncoder):
+        def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]:
+            super().read(pixels, check)
+            raise EncodingFailed("unlucky")
+
+    encoder = Failing()
+    encoder.may_read.clear()
+    eyes = Eyes("m", encoder, 8)
+    data = file(plain(30, 20))
+    tasks = [asyncio.create_task(eyes.see(data, ROOM, f"messages[{at}]")) for at in range(2)]
+    await until(encoder.is_reading.is_set)
+    encoder.may_read.set()
+    errors = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [getattr(error, "param", error) for error in errors] == ["messages[0]", "messages[1]"]
+
+
+@run
+async def test_a_death_while_a_picture_is_read_is_laid_to_its_model() -> None:
+    journal, encoder = CrashJournal(), FakeEncoder()
+    mark = journal.open("m", "a" * 32)
+    encoder.may_read.clear()
+    eyes = Eyes("m", encoder, 8, mark_of=lambda: mark)
+    task = asyncio.create_task(eyes.see(file(plain(30, 20)), ROOM, "messages"))
+    await until(encoder.is_reading.is_set)
+    assert [(one.name, one.step) for one in journal.at_work()] == [("m", StepKind.SEE)]
+    encoder.may_read.set()
+    await task
+    assert not journal.at_work()
 
 
 @run
@@ -198,11 +263,14 @@ async def test_closing_waits_for_no_picture_and_frees_the_encoder_after_it() -> 
     eyes = Eyes("m", encoder, 8)
     task = asyncio.create_task(eyes.see(file(plain(30, 20)), ROOM, "messages"))
     await until(encoder.is_reading.is_set)
+    waiting = asyncio.create_task(eyes.see(file(plain(20, 30)), ROOM, "messages"))
+    await until(lambda: eyes.num_waiting == 1)
     await asyncio.to_thread(eyes.close)
     assert not encoder.is_closed
     encoder.may_read.set()
-    with pytest.raises(ModelUnavailable, match="just been unloaded"):
-        await task
+    for one in (task, waiting):
+        with pytest.raises(ModelUnavailable, match="just been unloaded"):
+            await one
     await until(lambda: encoder.is_closed)
     other = FakeEncoder()
     Eyes("m", other, 8).close()

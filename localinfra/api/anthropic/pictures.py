@@ -1,5 +1,6 @@
 """Images in Anthropic's messages: their blocks → links, and marks in the place of blocks. Pure."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -10,23 +11,29 @@ from localinfra.chat.messages import ImageUrl, Message
 from localinfra.text.showing import Link, mark
 
 
-def image_of(block: Block) -> ImageUrl | None:
-    source = block.source
-    if block.type != "image" or not isinstance(source, DocumentSource):
-        return None
-    if source.type == "base64":
-        return ImageUrl(f"data:{source.media_type or 'image/png'};base64,{source.data or ''}")
-    return ImageUrl(source.url or "") if source.type == "url" else None
+def source_of(block: Block) -> DocumentSource | None:
+    """The source of an image, None for another block."""
+    source = block.source if block.type == "image" else None
+    if isinstance(source, DocumentSource) and source.type in ("base64", "url"):
+        return source
+    return None
+
+
+def link_of(source: DocumentSource) -> ImageUrl:
+    """Copies the image, which takes a millisecond for some megabytes."""
+    if source.type == "url":
+        return ImageUrl(source.url or "")
+    return ImageUrl(f"data:{source.media_type or 'image/png'};base64,{source.data or ''}")
 
 
 def block_links(messages: Sequence[InputMessage]) -> list[Link]:
     """The images that users have sent, or that are results of tools, in order."""
     return [
-        Link(image, path)
+        Link(link_of(source), path)
         for at, message in enumerate(messages)
         if message.role == "user"
         for path, block in with_results(placed(message.content, f"messages[{at}].content"))
-        if (image := image_of(block))
+        if (source := source_of(block))
     ]
 
 
@@ -41,10 +48,10 @@ def with_results(blocks: list[tuple[str, Block]]) -> Iterator[tuple[str, Block]]
 
 def with_marks(messages: Sequence[InputMessage], word: str) -> list[InputMessage]:
     """The messages with a mark as text in the place of each of `block_links`."""
-    numbers = iter(range(len(block_links(messages))))
+    numbers = itertools.count()
 
     def marked(block: Block) -> Block:
-        if image_of(block):
+        if source_of(block):
             return Block("text", mark(word, next(numbers)))
         if block.type == "tool_result" and isinstance(block.content, list):
             return msgspec.structs.replace(block, content=[*map(marked, block.content)])

@@ -15,15 +15,17 @@ from localinfra.metrics import Metrics
 from localinfra.models.entries import Price
 
 BYTES_PER_TOKEN = 4  # of English in JSON, roughly
-MOST_EXPECTED_PROMPT = 16_384  # tokens; a longer body rather has pictures
+DATA_PER_TOKEN = 400  # of pictures in base64, very roughly: a photograph of 1 MB has some thousands
+MOST_EXPECTED_PROMPT = 16_384  # tokens
 EXPECTED_ANSWER = 256  # tokens, where the request sets no limit
 ANSWER_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens")
 
 
-def expected_tokens(num_bytes: int, body: msgspec.Struct) -> int:
+def expected_tokens(num_bytes: int, body: msgspec.Struct, num_data: int = 0) -> int:
     """What a request with this body, of so many bytes, is likely to use: its key's limit on tokens
-    sets it aside until the real usage is known."""
-    prompt = min(num_bytes // BYTES_PER_TOKEN, MOST_EXPECTED_PROMPT)
+    sets it aside until the real usage is known. `num_data`: bytes of files among them."""
+    of_text = max(0, num_bytes - num_data) // BYTES_PER_TOKEN
+    prompt = min(of_text + num_data // DATA_PER_TOKEN, MOST_EXPECTED_PROMPT)
     given = (getattr(body, name, None) for name in ANSWER_LIMITS)
     answer = next((limit for limit in given if isinstance(limit, int) and limit >= 0), None)
     if answer is None:

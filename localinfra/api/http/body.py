@@ -89,6 +89,7 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
     # Paths of unknown names below the top level. A client may send one with every message, so
     # they are listed last and crowd out nothing.
     unknown: tuple[str, ...] = ()
+    num_data: int = 0  # of `size`, what files in base64 have
 
     def ignoring(self, names: Iterable[str], unknown: Iterable[str] = ()) -> "Decoded[T]":
         """A copy that reports these as ignored too: paths into the body, as in errors."""
@@ -138,7 +139,8 @@ async def read_body(
         raise InvalidRequest(too_deep, fault=too_deep)
     fields = fields_of(body)
     await give_way()  # both halves take long for a large body
-    return struct_of(body, fields, kind, max(len(body), weight.num_nested * NESTED_SIZE))
+    decoded = struct_of(body, fields, kind, max(len(body), weight.num_nested * NESTED_SIZE))
+    return msgspec.structs.replace(decoded, num_data=weight.num_data)
 
 
 def check_content_type(request: Request) -> None:

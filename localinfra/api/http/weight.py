@@ -31,6 +31,8 @@ AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 FAR_EXPONENT = re.compile(rb"[eE][+-]?0*+[1-9]\d(\d?)")
 FAR_VALUES, VERY_FAR_VALUES = 30, 300
 
+DATA_RUN = 512  # characters of a string without a space: a file in base64, and no text
+
 
 class Weight:
     """Counts values outside of strings, in valid JSON. Counts after the first syntax error may be
@@ -41,6 +43,7 @@ class Weight:
         self._max_nested = max_nested
         self.num_values = 1
         self.num_nested = 0
+        self.num_data = 0  # characters of files in strings, more or less
         self._depth = self._max_depth = 0
         self._is_in_string = False
         self._escape = b""  # a backslash whose character is in the next piece
@@ -78,6 +81,7 @@ class Weight:
             piece = piece.replace(b'\\"', b"")
         parts = piece.split(b'"')
         outside = b"".join(parts[self._is_in_string :: 2])
+        self.num_data += sum(map(len, filter(is_data, parts[not self._is_in_string :: 2])))
         self._is_in_string ^= len(parts) % 2 == 0
         self.num_values += outside.count(b",")
         runs = outside.translate(AS_ZEROS).count(LONG_RUN)
@@ -97,6 +101,11 @@ class Weight:
             depths = list(itertools.accumulate(steps, initial=self._depth))
             self._max_depth = max(depths)
             self._depth = depths[-1]
+
+
+def is_data(text: bytes) -> bool:
+    """Whether it can only be a part of a file in base64."""
+    return len(text) >= DATA_RUN and text.isascii() and b" " not in text and b"\\" not in text
 
 
 def is_too_deep(json: bytes) -> bool:

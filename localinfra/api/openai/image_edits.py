@@ -3,7 +3,6 @@
 Takes OpenAI's multipart form, or JSON with data URLs.
 """
 
-import base64
 from typing import Annotated
 
 from msgspec import Meta
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.call import Call
+from localinfra.api.http.encoded import decode_base64
 from localinfra.api.openai.images import DEFAULT_MODEL, ImageFields, answer_images
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.image.pictures import original
@@ -65,6 +65,6 @@ def from_data_url(url: str, param: str) -> bytes:
             param,
         )
     try:
-        return base64.b64decode(data, validate=True)
+        return decode_base64(data)
     except ValueError as error:  # binascii.Error, or non-ASCII characters
         raise InvalidRequest(f"{param} is not valid base64: {error}.", param) from None

@@ -103,8 +103,11 @@ def on_disk(entry: ModelEntry, is_loaded: bool) -> OnDisk:
     path = entry.source.find()
     state = entry.source.absent if path is None else "present"
     recommended = recommended_by(path) if path and is_asked else None
-    has_projector = entry.projector is not None if isinstance(entry, TextModelEntry) else None
-    return OnDisk(state, recommended, history_of(entry), has_projector)
+    history, has_projector = history_of(entry), None
+    if isinstance(entry, TextModelEntry):
+        served = entry if history.safety is Safety.NORMAL else entry.safer
+        has_projector = served.projector is not None
+    return OnDisk(state, recommended, history, has_projector)
 
 
 async def card_of(request: Request) -> Response:

@@ -74,7 +74,7 @@ async def read_conversation(
     request, body, defaults = call.request, call.body, call.defaults(call.body.model)
     previous = previous_response(request, body.previous_response_id)
     sees = has_images(body.input) and await call.threads.files.run(
-        has_projector, call.runtime.catalog, body.model
+        has_projector, call.models.catalog, body.model
     )
     more_bytes = previous.conversation_bytes if previous else 0
     return await call.convert(
@@ -142,10 +142,11 @@ def without_calls(answer: Answer) -> Answer:
 
 @contextlib.contextmanager
 def naming_input() -> Iterator[None]:
-    """Renames the param of errors about messages to `input`."""
+    """Renames the param of errors about messages, or a part of them, to `input`."""
     try:
         yield
     except InvalidRequest as error:
-        if error.param == "messages":
+        if error.param and error.param.startswith("messages"):
+            error.message = error.message.replace(error.param, "input")
             error.param = "input"
         raise
