@@ -216,7 +216,7 @@ def test_what_its_eyes_do_is_noted_beside_what_its_engine_does(
     journal = CrashJournal()
     model = load_text_model("m", qwen, 8)
     model.worker.mark = journal.open("m", "a" * 32)
-    steps = set()
+    steps: set[tuple[str, StepKind]] = set()
     assert model.eyes is not None
     read = model.eyes._encoder.read
 
