@@ -91,7 +91,8 @@ def history(deaths: Sequence[Death]) -> History:
         return History()
     what = "is not loaded any more"
     if safety is Safety.SAFER:
-        what = "is loaded with safer settings: on the CPU, without flash attention, drafts and eyes"
+        safer = "on the CPU, without flash attention, drafts and pictures"
+        what = f"is loaded with safer settings: {safer}"
     last = deaths[-1]
     ended = f"It ended the server {len(deaths)} times, last {last.step} (the server {last.cause})"
     return History(safety, f"{ended}, and {what}. {REMEDY}")

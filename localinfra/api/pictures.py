@@ -119,6 +119,8 @@ async def refuse_blind(call: Call[Any], name: str, found: Sequence[Link], asked:
             f"and can't see the picture in {path}. Send the message as text.",
             path,
         )
+    loaded = call.runtime.loaded_text_models()
+    names = [other for other in names if other not in loaded or loaded[other].eyes]
     if names:
         raise UnsupportedParameter(
             f"{name} takes text only and can't see the picture in {path}. Send it to a model that "

@@ -159,6 +159,18 @@ def test_a_server_that_serves_the_models_of_other_settings_is_not_used(
     assert f"there is nothing at {tmp_path}/x.gguf" in result.stderr  # before a server is started
 
 
+def test_a_key_that_may_use_some_of_the_models_is_enough_for_these(
+    stub: Any, tmp_path: Path
+) -> None:
+    stub.key, stub.models = "restricted", b'{"data":[{"id":"one","kind":"text"}]}'
+    text = ['[model.one]\nkind="text"\nsource="x"', '[model.mine]\nkind="text"\nsource="y.gguf"']
+    path = settings(tmp_path, stub, "\n".join(text))
+    options = ["--config", path, "--key", "restricted"]
+    result = CliRunner().invoke(main, ["chat", "one", "Hi", *options])
+    assert result.stdout == "<Hi>\n", result.stderr
+    assert CliRunner().invoke(main, ["chat", "mine", "Hi", *options]).exit_code == 1
+
+
 def test_the_name_is_looked_up_before_a_server_is_started(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text('[server]\nport = 0\n[model.mine]\nkind="text"\nsource="x.gguf"')

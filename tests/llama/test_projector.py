@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,8 +24,10 @@ from localinfra.engine.pictures import Picture
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import FilesAbsent, ModelUnavailable
 from localinfra.footprint import CPU
+from localinfra.journal import CrashJournal, StepKind
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
+from localinfra.picture_parts import PicturePart
 from localinfra.text.loading import load_text_model, text_plan
 from localinfra.text.model import TextModel
 from localinfra.text.request import TextParams
@@ -205,3 +208,23 @@ def test_answers_depend_on_pictures_and_not_on_what_is_cached(
         assert both[1] > first[1] and answered(model, one, other)[0] == both[0]
     finally:
         model.close()
+
+
+def test_what_its_eyes_do_is_noted_beside_what_its_engine_does(
+    qwen: TextModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = CrashJournal()
+    model = load_text_model("m", qwen, 8)
+    model.worker.mark = journal.open("m", "a" * 32)
+    steps: set[tuple[str, StepKind]] = set()
+    assert model.eyes is not None
+    read = model.eyes._encoder.read
+
+    def watched(*arguments: Any) -> tuple[PicturePart, ...]:
+        steps.update((one.name, one.step) for one in journal.at_work())
+        return read(*arguments)
+
+    monkeypatch.setattr(model.eyes._encoder, "read", watched)
+    seen(model, noise(40, 40))
+    model.close()
+    assert steps == {("m", StepKind.SEE)}

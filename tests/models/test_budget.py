@@ -99,6 +99,9 @@ def test_measured_figures_are_kept_for_the_same_file_and_settings(
     assert measured.footprints.find(measured.identity(entry, 8192)) is None
     file.write_bytes(b"other weights")
     assert measured.footprints.find(measured.identity(entry, 4096)) is None
+    seen = measured.identity(entry)
+    (tmp_path / "mmproj-m.gguf").write_bytes(b"a projector beside it")
+    assert measured.identity(entry) != seen  # deaths of the two together are none of the one alone
     measured.footprints.place(name).write_text("damaged")
     assert measured.footprints.find(name) is None
 

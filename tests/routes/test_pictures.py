@@ -132,6 +132,23 @@ def test_a_model_that_does_not_see_names_those_that_do(seer: EchoServer) -> None
     assert param == "messages[0].content[0]"
 
 
+def test_a_model_whose_projector_is_not_used_is_not_named_as_one_that_sees(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """As with safer settings, or if llama.cpp can't use the projector."""
+    catalogue = CATALOGUE.replace('[model."blind"]', '[model."blinded"]\nmmproj = "seer.gguf"')
+    catalogue += '[model."blind"]\nkind = "text"\nsource = "echo.gguf"\n'
+    server = EchoServer(tmp_path_factory.mktemp("blinded"), catalogue)
+    message, _ = error_of(chat(server, image(), model="blinded"))
+    assert "blinded is loaded without its projector" in message and "seer" not in message
+    message, _ = error_of(chat(server, image(), model="blind"))
+    assert "a model that sees: seer." in message
+    content = [{"type": "input_image", "image_url": data_url(PICTURE)}]
+    body = {"model": "blinded", "input": [{"role": "user", "content": content}]}
+    assert "without its projector" in error_of(server.post("/v1/responses", body))[0]
+    server.close()
+
+
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
