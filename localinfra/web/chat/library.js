@@ -5,7 +5,7 @@ import { newId } from "../lib/id.js";
 import { apiKey } from "../lib/settings.js";
 import { Signal } from "../lib/signal.js";
 import { browser, idsInBrowser, placeHere, server } from "./places.js";
-import { FORMAT, readConversation, readConversations } from "./reading.js";
+import { apart, FORMAT, readConversation, readConversations } from "./reading.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const MAX_TITLE = 80;
@@ -192,6 +192,9 @@ export function titleOf(text) {
   return signs.length > MAX_TITLE ? `${signs.slice(0, MAX_TITLE - 1).join("")}…` : line;
 }
 
+/** As `readConversation` takes it. */
+const packed = (conversation) => ({ ...conversation, ...apart(conversation.turns) });
+
 /** A file with all of them. */
 export async function exported() {
   const at = await here();
@@ -201,7 +204,7 @@ export async function exported() {
     next = page.next;
     for (const { id } of page.heads) {
       const found = await at.load(id);
-      if (found) conversations.push(found.conversation);
+      if (found) conversations.push(packed(found.conversation));
     }
   }
   return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
@@ -211,7 +214,10 @@ export async function exported() {
 export function asMarkdown({ title, system, turns, picked }) {
   const parts = new Tree(turns, picked)
     .path()
-    .map((turn) => `## ${turn.role === "user" ? "User" : (turn.model ?? turn.role)}\n\n${turn.content}`);
+    .map((turn) => {
+      const names = (turn.pictures ?? []).map(({ name }) => `*Picture: ${name}*\n\n`).join("");
+      return `## ${turn.role === "user" ? "User" : (turn.model ?? turn.role)}\n\n${names}${turn.content}`;
+    });
   return (
     [
       `# ${title || "Conversation"}`,
@@ -246,7 +252,7 @@ export async function imported(text) {
   const found = readConversations(text, newConversation);
   const at = await here();
   for (const conversation of found) {
-    conversation.title ||= titleOf(conversation.turns[0]?.content ?? "Imported");
+    conversation.title ||= titleOf(conversation.turns[0]?.content || conversation.turns[0]?.pictures?.[0].name || "Imported");
     await bring(at, conversation);
     bases.delete(conversation.id);
   }
@@ -265,7 +271,7 @@ export async function moveToServer(onMoved = (/** @type {number} */ _number) => 
     for (const id of await idsInBrowser()) {
       try {
         const found = await browser.load(id);
-        if (found) await bring(server, readConversation(found.conversation));
+        if (found) await bring(server, readConversation(packed(found.conversation)));
         await browser.remove(id);
         onMoved(++number);
       } catch (error) {

@@ -1,14 +1,16 @@
 // A conversation in use: turns are added, answers run, everything is saved. Knows no DOM.
 
 import { Unreachable } from "../lib/api.js";
+import { bytes } from "../lib/format.js";
 import { newId } from "../lib/id.js";
-import { models, refreshModels } from "../lib/models.js";
+import { models, refreshModels, sees, whoIsBlind } from "../lib/models.js";
 import { ask, askAgain, Answer, cancel, speed } from "./answer.js";
 import * as library from "./library.js";
 import { bodyOf } from "./params.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
+const MAX_SENT_BYTES = 12 * 2 ** 20; // of pictures; a request may have 16
 const LOST = "If the answer goes on, it is here when you open the conversation again.";
 
 export class Session {
@@ -64,11 +66,11 @@ export class Session {
     this.view.onMerge();
   }
 
-  /** Adds what the user says and has it answered. @param {string[]} names of models */
-  send(text, names) {
-    if (!this.tree.turns.size) this.conversation.title = library.titleOf(text);
+  /** Adds what the user says and shows, and has it answered. @param {string[]} names of models */
+  send(text, names, pictures = []) {
+    if (!this.tree.turns.size) this.conversation.title = library.titleOf(text || pictures[0].name);
     const last = this.tree.path().at(-1);
-    const turn = this.tree.add({ parent: last?.id ?? null, role: "user", content: text });
+    const turn = this.tree.add({ parent: last?.id ?? null, role: "user", content: text, ...shown(pictures) });
     return this.answer(turn, names);
   }
 
@@ -88,10 +90,10 @@ export class Session {
   }
 
   /** Adds a branch beside a turn. What the user says is answered, an answer stands as edited. */
-  async edit(turn, text, names) {
+  async edit(turn, text, names, pictures = []) {
     this.check(names);
     const { parent, role, model } = turn;
-    const added = this.tree.add({ parent, role, content: text, model });
+    const added = this.tree.add({ parent, role, content: text, model, ...shown(pictures) });
     if (role === "user") return this.answer(added, names);
     this.view.onShape();
     await this.save();
@@ -117,10 +119,26 @@ export class Session {
     return this.run({ ...this.params(turn.model), n: 1 }, [turn], [...this.tree.before(turn), turn]);
   }
 
-  /** Before anything is added. @throws {Error} if there is no model, or a parameter can't be read */
-  check(names) {
+  /**
+   * Before anything is added.
+   * @throws {Error} if there is no model, a parameter can't be read, or pictures can't be seen or kept
+   */
+  check(names, pictures = []) {
     if (!names[0]) throw new Error("No chat model is on this machine yet: fetch one under Models.");
     for (const name of names) this.params(name);
+    if (!pictures.length) return;
+    if (!names.some(sees)) throw new Error(whoIsBlind(names));
+    const kept = sizeOf([...this.tree.turns.values(), { pictures }]);
+    const sent = sizeOf([...this.tree.path(), { pictures }], false);
+    for (const [size, most, what] of [
+      [kept, library.place.value?.maxPictureBytes ?? MAX_SENT_BYTES, "kept in one"],
+      [sent, MAX_SENT_BYTES, "sent at once"],
+    ])
+      if (size > most)
+        throw new Error(
+          `The pictures of this conversation would take ${bytes(size)}, and ${bytes(most)} can be ${what}: ` +
+            "remove some, or begin a new chat.",
+        );
   }
 
   params(model) {
@@ -161,6 +179,9 @@ export class Session {
     const control = new AbortController();
     control.signal.addEventListener("abort", () => cancel(id));
     const answers = [];
+    const { saveEveryMs = 0 } = library.place.value ?? {};
+    // The server gets all of it with each save.
+    const everyMs = saveEveryMs * (library.isOnServer() ? 1 + sizeOf(this.tree.turns.values()) / 1e6 : 1);
     let isLost = false;
     for (const turn of turns) {
       delete turn.error;
@@ -175,7 +196,7 @@ export class Session {
         takeOver(turn, answers[turn.asked.choice], at === 0 ? stats : null);
         this.view.onText(turn);
       });
-      if (Date.now() - this.savedAt > (library.place.value?.saveEveryMs ?? 0)) this.save().catch(() => {});
+      if (Date.now() - this.savedAt > everyMs) this.save().catch(() => {});
     };
     try {
       show(await begin(answers, control.signal, show));
@@ -211,6 +232,15 @@ export class Session {
     const controls = turn ? [this.running.get(turn.id)] : [...this.running.values()];
     for (const control of controls) control?.abort();
   }
+}
+
+const shown = (pictures) => (pictures.length ? { pictures } : {});
+
+/** Of the pictures of these turns, as data URLs; `once`: each is counted in one turn only. */
+function sizeOf(turns, once = true) {
+  const all = [...turns].flatMap((turn) => turn.pictures ?? []);
+  const counted = once ? new Map(all.map((picture) => [picture.id, picture])).values() : all;
+  return [...counted].reduce((sum, { url }) => sum + url.length, 0);
 }
 
 /**

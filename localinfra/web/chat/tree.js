@@ -9,6 +9,7 @@ import { newId } from "../lib/id.js";
  * @property {string | null} parent
  * @property {"user" | "assistant" | "tool"} role
  * @property {string} content
+ * @property {import("./tray.js").Picture[]} [pictures] that the user shows, before the text
  * @property {string} [run] answers with the same run were generated together, side by side
  * @property {string} [reasoning]
  * @property {{id: string, name: string, arguments: string}[]} [calls]
@@ -122,6 +123,7 @@ export class Tree {
 export function messagesOf(turns, system) {
   const messages = turns.map((turn) => {
     if (turn.role === "tool") return { role: "tool", tool_call_id: turn.callId, content: turn.content };
+    if (turn.pictures) return { role: turn.role, content: partsOf(turn) };
     if (!turn.calls?.length) return { role: turn.role, content: turn.content };
     const calls = turn.calls.map(({ id, name, arguments: text }) => ({
       id,
@@ -131,4 +133,9 @@ export function messagesOf(turns, system) {
     return { role: turn.role, content: turn.content || null, tool_calls: calls };
   });
   return system.trim() ? [{ role: "system", content: system }, ...messages] : messages;
+}
+
+function partsOf({ pictures, content }) {
+  const parts = pictures.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+  return content ? [...parts, { type: "text", text: content }] : parts;
 }
