@@ -1,124 +1,36 @@
-"""Pictures that a person shows to a model that sees: attached, sent, kept, carried elsewhere."""
+"""Pictures that a person shows to a model that sees: attached, sent, edited, refused."""
 
 import base64
-import io
-import json
-import random
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from attaching import (
+    SMALL,
+    attach,
+    decoded,
+    hand_over,
+    named,
+    noise,
+    opened,
+    sent,
+    shown,
+    urls,
+    waiting,
+)
 from axe_playwright_python.sync_playwright import Axe
 from echo import ECHO, EchoServer
 from picture_files import file, plain
 from PIL import Image
-from playwright.sync_api import FilePayload, Locator, Page, expect
-from talking import CATALOGUE, Open, begin, choose, finish, say, text_of
-from waiting import wait_for
+from playwright.sync_api import FilePayload, Page, expect
+from talking import Open, begin, choose, finish, say, text_of
 
 pytestmark = pytest.mark.browser
-
-SEEING = f"""{CATALOGUE}
-[model."seer"]
-kind = "text"
-source = "seer.gguf"
-mmproj = "echo.gguf"
-context_length = 16384
-sequences = 8
-"""
-KEEPS = "[server]\nkeep_chats = true\n"
-SMALL = file(plain(10, 10))  # one row, which is an asterisk in an echo
-HOSTILE = '"><img src=x onerror=hacked=1>\u202egnp.png'
-
-
-@pytest.fixture(scope="module")
-def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
-    server = EchoServer(tmp_path_factory.mktemp("seeing"), SEEING)
-    yield server
-    server.close()
-
-
-def opened(open_page: Open, server: EchoServer, model: str = "seer", **options: Any) -> Page:
-    page = open_page(server.url, **options)
-    page.get_by_label("Temperature").fill("0")
-    choose(page, model)
-    return page
 
 
 @pytest.fixture
 def page(open_page: Open, seeing: EchoServer) -> Page:
     """The chat with a model that sees."""
     return opened(open_page, seeing)
-
-
-def named(name: str, data: bytes = SMALL, kind: str = "image/png") -> FilePayload:
-    return {"name": name, "mimeType": kind, "buffer": data}
-
-
-def attach(page: Page, *files: FilePayload) -> None:
-    with page.expect_file_chooser() as chooser:
-        page.get_by_label("Add ").click()
-    chooser.value.set_files(files)
-
-
-HAND_OVER = """(element, [kind, files, texts]) => {
-  const data = new DataTransfer();
-  for (const [name, type, base64] of files) {
-    const bytes = Uint8Array.from(atob(base64), (sign) => sign.charCodeAt(0));
-    data.items.add(new File([bytes], name, { type }));
-  }
-  for (const type of texts) data.setData(type, "the text");
-  const rest = { bubbles: true, cancelable: true };
-  const event = kind === "paste"
-    ? new ClipboardEvent(kind, { clipboardData: data, ...rest })
-    : new DragEvent(kind, { dataTransfer: data, ...rest });
-  return element.dispatchEvent(event);
-}"""
-
-
-def hand_over(
-    element: Locator, kind: str, *files: FilePayload, texts: tuple[str, ...] = ()
-) -> bool:
-    """Pastes or drops. Returns whether the browser would do what it does without the page."""
-    given = [
-        (each["name"], each["mimeType"], base64.b64encode(each["buffer"]).decode())
-        for each in files
-    ]
-    return bool(element.evaluate(HAND_OVER, [kind, given, texts]))
-
-
-def waiting(page: Page) -> Locator:
-    """Pictures that will be sent."""
-    return page.locator(".composer .tray li")
-
-
-def shown(page: Page) -> Locator:
-    return page.locator(".turn.user .thumbnail img")
-
-
-def sent(page: Page, text: str) -> dict[str, Any]:
-    """The request for an answer to a message."""
-    with page.expect_request("**/v1/chat/completions") as request:
-        begin(page, text)
-    finish(page)
-    body: dict[str, Any] = request.value.post_data_json
-    return body
-
-
-def decoded(url: str) -> tuple[Image.Image, bytes]:
-    data = base64.b64decode(url.partition(",")[2])
-    return Image.open(io.BytesIO(data)), data
-
-
-def urls(body: dict[str, Any], turn: int = 0) -> list[str]:
-    parts = body["messages"][turn]["content"]
-    return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-
-
-def noise(width: int, height: int) -> Image.Image:
-    """What PNG can't make small."""
-    return Image.frombytes("RGB", (width, height), random.Random(1).randbytes(width * height * 3))
 
 
 def test_pictures_go_before_the_text_as_they_are(page: Page) -> None:
@@ -289,81 +201,6 @@ def test_pictures_stay_through_edits_and_versions_until_they_are_removed(page: P
     expect(page.locator(".turn").last.locator(".answer-text")).to_have_text(["more", "more"])
 
 
-# Sizes of what the browser keeps: of conversations as texts, and of pictures' data URLs.
-IN_BROWSER = """async () => {
-  const all = (name, store) => new Promise((resolve) => {
-    indexedDB.open(name).onsuccess = ({ target: { result: db } }) => {
-      db.transaction(store).objectStore(store).getAll().onsuccess = (event) => {
-        db.close();
-        resolve(event.target.result);
-      };
-    };
-  });
-  const conversations = await all("localinfra", "conversations");
-  const pictures = await all("localinfra-attached", "attached");
-  return [JSON.stringify(conversations), pictures.map((picture) => picture.url)];
-}"""
-
-
-def test_the_browser_keeps_each_picture_once_and_apart(page: Page) -> None:
-    attach(page, named("a.png"))
-    say(page, "An albatross.")
-    page.get_by_label("Edit and ask again").click()
-    page.get_by_label("Edit the message").fill("A gull.")
-    page.locator(".editor").get_by_role("button", name="Ask again").click()
-    expect(text_of(page.locator(".answer"))).to_have_text("[*]A gull.")
-    finish(page)
-    wait_for(lambda: "[*]A gull." in page.evaluate(IN_BROWSER)[0])
-    conversations, pictures = page.evaluate(IN_BROWSER)
-    assert "base64" not in conversations and len(pictures) == 1
-    page.reload()
-    page.get_by_label("Search conversations").fill("gull")
-    page.locator(".conversation").click()
-    expect(shown(page)).to_have_count(1)
-    assert shown(page).evaluate("image => image.decode().then(() => image.naturalWidth)") == 10
-    page.get_by_label("Temperature").fill("0")
-    body = sent(page, "and now?")
-    assert urls(body) == pictures
-    page.get_by_label("More on").click()
-    page.get_by_role("button", name="Delete…").click()
-    page.get_by_role("button", name="Delete", exact=True).click()
-    expect(page.locator(".conversation")).to_have_count(0)
-    wait_for(lambda: page.evaluate(IN_BROWSER) == ["[]", []])
-
-
-def carry(page: Page, other: Page, folder: Path, button: str) -> str:
-    """Exports here, and imports there."""
-    page.get_by_label("Import and export").click()
-    with page.expect_download() as download:
-        page.get_by_role("button", name=button).click()
-    download.value.save_as(folder / "carried.json")
-    bring_in(other, folder / "carried.json")
-    return (folder / "carried.json").read_text()
-
-
-def bring_in(page: Page, path: Path) -> None:
-    page.get_by_label("Import and export").click()
-    with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Import…").click()
-    chooser.value.set_files(path)
-
-
-@pytest.mark.parametrize("button", ["Export all", "This one as messages"])
-def test_pictures_are_carried_to_another_browser(
-    page: Page, open_page: Open, seeing: EchoServer, tmp_path: Path, button: str
-) -> None:
-    attach(page, named("a.png"))
-    say(page, "what?")
-    other = opened(open_page, seeing)
-    text = carry(page, other, tmp_path, button)
-    assert base64.b64encode(SMALL).decode() in text
-    other.locator(".conversation").click()
-    expect(shown(other)).to_have_count(1)
-    assert urls(sent(other, "more")) == [
-        f"data:image/png;base64,{base64.b64encode(SMALL).decode()}"
-    ]
-
-
 def test_the_request_as_code_leaves_the_picture_to_be_filled_in(page: Page) -> None:
     attach(page, named("a.png", file(noise(40, 40))))
     say(page, "what?").get_by_label("The request as code").click()
@@ -375,99 +212,30 @@ def test_the_request_as_code_leaves_the_picture_to_be_filled_in(page: Page) -> N
         assert len(code.inner_text()) < 2000
 
 
-def test_a_hostile_name_or_picture_of_a_file_stays_text(page: Page, tmp_path: Path) -> None:
-    attach(page, named(HOSTILE))
-    expect(waiting(page).locator(".file-name")).to_contain_text("⟨U+202E⟩gnp.png")
-    say(page, "what?")
-    shown(page).click()
-    expect(page.get_by_role("dialog").locator("h2")).to_contain_text('"><img src=x')
-    page.keyboard.press("Escape")
-    wrong = {
-        "a": "data:image/svg+xml;base64,PHN2Zy8+",
-        "b": "https://example.org/track.png",
-        "c": "data:image/png;base64,x onerror=hacked=1",
-        "__proto__": "data:image/png;base64,eA==",
-        "d": 7,
-        "broken": "data:image/png;base64,eA==",
-    }
-    pictures = [{"id": key, "name": HOSTILE} for key in [*wrong, "absent", "constructor"]]
-    turn = {"id": "a", "parent": None, "role": "user", "content": "Who?", "pictures": pictures}
-    given = {"id": "1", "title": "hostile", "turns": [turn], "pictures": wrong}
-    text = json.dumps({"format": "localinfra-conversations", "conversations": [given]})
-    (tmp_path / "hostile.json").write_text(text)
-    bring_in(page, tmp_path / "hostile.json")
-    page.locator(".conversation", has_text="hostile").click()
-    expect(page.locator(".turn.user .said")).to_have_text("Who?")
-    for image in shown(page).all():
-        assert image.get_attribute("src") == "data:image/png;base64,eA=="
-        assert image.get_attribute("alt") == f"Picture {HOSTILE}".replace("\u202e", "⟨U+202E⟩")
-    assert page.evaluate("window.hacked === undefined")
-    assert page.locator("[onerror]").count() == 0
-
-
-@pytest.fixture
-def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EchoServer]:
-    """A server that keeps conversations."""
-    monkeypatch.setenv("LOCALINFRA_DATA", str(tmp_path / "data"))
-    server = EchoServer(tmp_path, KEEPS + SEEING)
-    yield server
-    server.close()
-
-
-def kept(server: EchoServer) -> list[Any]:
-    heads = server.client.get("/v1/chats").json()["data"]
-    return [server.client.get(f"/v1/chats/{head['id']}").json()["data"] for head in heads]
-
-
-def test_the_server_keeps_pictures_for_every_browser_and_says_how_many(
-    open_page: Open, keeper: EchoServer
-) -> None:
-    page = opened(open_page, keeper)
+def test_a_message_waits_for_its_pictures(page: Page) -> None:
+    """They are read when Enter is pressed, and go with it; not if one can't be read."""
+    hold = """() => {
+      const read = window.createImageBitmap;
+      let release;
+      const held = new Promise((resolve) => (release = resolve));
+      window.release = release;
+      window.createImageBitmap = async (file) => (await held, read(file));
+    }"""
+    page.evaluate(hold)
     attach(page, named("a.png"))
-    say(page, "what?")
-    wait_for(lambda: "[*]what?" in json.dumps(kept(keeper)))
-    (data,) = kept(keeper)
-    (turn, _) = data["turns"]
-    (picture,) = turn["pictures"]
-    assert picture["name"] == "a.png" and set(data["pictures"]) == {picture["id"]}
-    other = opened(open_page, keeper)
-    other.locator(".conversation").click()
-    expect(shown(other)).to_have_count(1)
-    # A page's own limit is met before the server's: what would not be kept is not sent.
-    big = file(noise(360, 360), "JPEG", quality=100)
-    assert 200_000 < len(big) < 400_000
-    number = 6 * 2**20 * 3 // 4 // len(big) + 1
-    attach(other, *[named(f"{at}.jpg", big, "image/jpeg") for at in range(number)])
-    expect(waiting(other)).to_have_count(number)
-    begin(other, "too many")
-    expect(other.get_by_role("alert")).to_contain_text("can be kept in one: remove some")
-    expect(waiting(other)).to_have_count(number)
-    expect(other.locator(".turn")).to_have_count(2)
-
-
-def test_pictures_move_from_the_browser_to_the_server(
-    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCALINFRA_DATA", str(tmp_path / "data"))
-    keeps = EchoServer(tmp_path, KEEPS + SEEING)
-    page = opened(open_page, keeps)
-    page.route("**/v1/chats?*", lambda route: route.fulfill(json={"kept": False, "data": []}))
-    page.reload()
-    page.get_by_label("Temperature").fill("0")
-    attach(page, named("a.png"))
-    say(page, "what?")
-    wait_for(lambda: "[*]what?" in page.evaluate(IN_BROWSER)[0])
-    page.unroute_all()
-    page.reload()
-    page.get_by_role("button", name="Move to the server").click()
-    expect(page.get_by_text("One conversation moved to the server.")).to_be_visible()
-    (data,) = kept(keeps)
-    assert list(data["pictures"].values()) == [
-        f"data:image/png;base64,{base64.b64encode(SMALL).decode()}"
-    ]
-    assert page.evaluate(IN_BROWSER) == ["[]", []]
-    page.close()
-    keeps.close()
+    begin(page, "what?")
+    expect(page.locator(".turn")).to_have_count(0)
+    with page.expect_request("**/v1/chat/completions") as request:
+        page.evaluate("window.release()")
+    assert len(urls(request.value.post_data_json)) == 1
+    finish(page)
+    page.evaluate(hold)
+    attach(page, named("broken.png", b"broken"))
+    begin(page, "and this?")
+    page.evaluate("window.release()")
+    expect(page.get_by_role("alert")).to_contain_text("broken.png can't be read")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("and this?")
+    expect(page.locator(".turn")).to_have_count(2)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -15,7 +15,8 @@ const MAX_FILE_BYTES = 1_000_000; // far more than models read
  *   names: () => string[]}} actions `names`: of the models that are asked
  */
 export function composer({ send, stop, names }) {
-  let reading = 0; // files
+  let reading = 0; // times that files are being read
+  let isSubmitted = false; // before they were
   const area = h("textarea", { rows: 1, placeholder: "Ask anything", "aria-label": "Message" });
   const button = h(
     "button",
@@ -37,10 +38,12 @@ export function composer({ send, stop, names }) {
   const fit = () => {
     area.style.height = "auto";
     area.style.height = `${Math.min(MAX_HEIGHT_PX, area.scrollHeight)}px`;
-    button.disabled = reading > 0 || !(area.value.trim() || tray.pictures.length);
+    button.disabled = !(area.value.trim() || tray.pictures.length || reading);
   };
   const submit = () => {
     if (button.disabled || !stopper.hidden) return;
+    isSubmitted = reading > 0;
+    if (isSubmitted) return;
     const { pictures } = tray;
     const text = area.value.trim();
     area.value = "";
@@ -60,13 +63,15 @@ export function composer({ send, stop, names }) {
     fit();
     const pictures = [];
     for (const file of files) {
-      if (isPicture(file)) pictures.push(...(await picturesIn(file)));
-      const text = isPicture(file) ? "" : await quoted(file);
+      const [picture, text] = isPicture(file) ? [await pictureIn(file), ""] : [null, await quoted(file)];
       area.value += text; // to which the user may have added meanwhile
+      if (picture) pictures.push(picture);
+      if (!picture && !text) isSubmitted = false; // what is missing may be what the message is about
     }
     reading--;
     await tray.set([...tray.pictures, ...pictures]);
     if (pictures.length) announce(`${pictures.map(({ name }) => name).join(", ")} will be sent with the message.`);
+    if (isSubmitted) return submit();
     area.focus();
   };
   area.addEventListener("paste", (event) => {
@@ -116,15 +121,15 @@ export function composer({ send, stop, names }) {
 /** SVG is text. */
 const isPicture = ({ type }) => type.startsWith("image/") && !type.startsWith("image/svg");
 
-/** A file's picture; nothing, and a notice, if it can't be read. */
-async function picturesIn(file) {
+/** A file's picture; null, and a notice, if it can't be read. */
+async function pictureIn(file) {
   try {
     if (!seeingModels().length)
       throw new Error(`${plain(file.name)} is no text, and no model here sees pictures.`);
-    return [await (await loadPictures()).readPicture(file)];
+    return await (await loadPictures()).readPicture(file);
   } catch (error) {
     notify(error.message, "error");
-    return [];
+    return null;
   }
 }
 

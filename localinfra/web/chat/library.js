@@ -4,8 +4,7 @@ import { ApiError } from "../lib/api.js";
 import { newId } from "../lib/id.js";
 import { apiKey } from "../lib/settings.js";
 import { Signal } from "../lib/signal.js";
-import { browser, idsInBrowser, placeHere, server } from "./places.js";
-import { apart, FORMAT, readConversation, readConversations } from "./reading.js";
+import { browser, idsInBrowser, loadReading, placeHere, server } from "./places.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const MAX_TITLE = 80;
@@ -192,9 +191,6 @@ export function titleOf(text) {
   return signs.length > MAX_TITLE ? `${signs.slice(0, MAX_TITLE - 1).join("")}…` : line;
 }
 
-/** As `readConversation` takes it. */
-const packed = (conversation) => ({ ...conversation, ...apart(conversation.turns) });
-
 /** A file with all of them. */
 export async function exported() {
   const at = await here();
@@ -204,10 +200,10 @@ export async function exported() {
     next = page.next;
     for (const { id } of page.heads) {
       const found = await at.load(id);
-      if (found) conversations.push(packed(found.conversation));
+      if (found) conversations.push(found.conversation);
     }
   }
-  return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
+  return (await loadReading()).written(conversations);
 }
 
 /** A conversation's picked branch as Markdown. @param {Conversation} conversation */
@@ -249,7 +245,7 @@ async function bring(at, conversation) {
  * @throws {Error} if it is neither
  */
 export async function imported(text) {
-  const found = readConversations(text, newConversation);
+  const found = (await loadReading()).readConversations(text, newConversation);
   const at = await here();
   for (const conversation of found) {
     conversation.title ||= titleOf(conversation.turns[0]?.content || conversation.turns[0]?.pictures?.[0].name || "Imported");
@@ -265,6 +261,7 @@ export async function imported(text) {
  * doesn't keep the others. @returns how many
  */
 export async function moveToServer(onMoved = (/** @type {number} */ _number) => {}) {
+  const { packed, readConversation } = await loadReading();
   let number = 0;
   let problem = null;
   try {

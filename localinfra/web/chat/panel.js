@@ -13,6 +13,7 @@ import { paramsForm, system } from "./params.js";
 import { Session } from "./session.js";
 import { sidebar } from "./sidebar.js";
 import { Thread } from "./thread.js";
+import { loadPictures } from "./tray.js";
 
 const narrow = matchMedia("(max-width: 900px)"); // as in chat.css
 
@@ -239,14 +240,17 @@ export default class ChatPanel {
     this.welcome.hidden = this.session.tree.turns.size > 0;
   }
 
-  send(text, pictures) {
+  async send(text, pictures) {
+    const { session, names } = this;
     try {
-      this.session.check(this.names, pictures);
+      session.check(names);
+      if (pictures.length)
+        (await loadPictures()).checkPictures(pictures, session.tree, names, library.place.value?.maxPictureBytes);
     } catch (error) {
       this.composer.set(text, pictures);
       throw error;
     }
-    return this.session.send(text, this.names, pictures);
+    return session.send(text, names, pictures);
   }
 
   /** Shows what goes wrong before a request is sent. */

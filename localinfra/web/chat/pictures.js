@@ -4,8 +4,16 @@ import { h, iconButton } from "../lib/dom.js";
 import { openDialog } from "../lib/dialog.js";
 import { bytes, plain } from "../lib/format.js";
 import { newId } from "../lib/id.js";
+import { sees, whoIsBlind } from "../lib/models.js";
+
+// Before anything is drawn, or a photo would fill the page for a moment.
+await new Promise((resolve) => {
+  const href = new URL("../style/pictures.css", import.meta.url).href;
+  document.head.append(h("link", { rel: "stylesheet", href, onload: resolve, onerror: resolve }));
+});
 
 const MAX_FILE_BYTES = 32 * 2 ** 20; // as the server's
+const MAX_SENT_BYTES = 12 * 2 ** 20; // of data URLs; a request may have 16 MiB
 const MAX_RATIO = 200; // of the sides, as the server's
 const MAX_SIDE = 1568; // pixels; models see no more of a picture, or less
 const SMALL_BYTES = 400_000; // stays as it is, or PNG
@@ -51,6 +59,28 @@ async function smaller(file, bitmap, long) {
   if (!made) throw new Error(`${plain(file.name)} could not be made smaller: there is not enough memory.`);
   return made;
 }
+
+/**
+ * @param {import("./tree.js").Tree} tree of the conversation that the pictures would join
+ * @param {string[]} names of the models that are asked @param {number} maxKeptBytes of one conversation
+ * @throws {Error} in words for the user, if no model sees, or they are too many
+ */
+export function checkPictures(pictures, tree, names, maxKeptBytes = MAX_SENT_BYTES) {
+  if (!names.some(sees)) throw new Error(whoIsBlind(names));
+  const kept = new Map([...picturesOf(tree.turns.values()), ...pictures].map((one) => [one.id, one]));
+  for (const [size, most, what] of [
+    [sizeOf([...kept.values()]), maxKeptBytes, "kept in one"],
+    [sizeOf([...picturesOf(tree.path()), ...pictures]), MAX_SENT_BYTES, "sent at once"],
+  ])
+    if (size > most)
+      throw new Error(
+        `The pictures of this conversation would take ${bytes(size)}, and ${bytes(most)} can be ${what}: ` +
+          "remove some, or begin a new chat.",
+      );
+}
+
+const picturesOf = (turns) => [...turns].flatMap((turn) => turn.pictures ?? []);
+const sizeOf = (pictures) => pictures.reduce((sum, { url }) => sum + url.length, 0);
 
 /** @returns {Promise<string>} */
 function urlOf(blob) {

@@ -1,9 +1,12 @@
 // Where conversations are kept: in this browser, or on the server if it says so. Both keep a number with each,
 // its revision, so that two windows can't overwrite each other's changes unseen.
 
-import { ApiError, json } from "../lib/api.js";
+import { ApiError, json, part } from "../lib/api.js";
 import * as db from "../lib/db.js";
-import { apart, readConversation, together } from "./reading.js";
+import { apart, together } from "./tree.js";
+
+/** What reads files and the server's conversations. @returns {Promise<typeof import("./reading.js")>} */
+export const loadReading = () => part(import("./reading.js"));
 
 const STORE = "conversations";
 const PICTURES = "attached"; // by conversation's id/picture's id: read with their conversation, not for the list
@@ -118,6 +121,7 @@ export const server = {
     if (!found) return null;
     const { data, title, created_at, updated_at, revision } = found;
     const times = { createdAt: created_at * 1000, updatedAt: updated_at * 1000 };
+    const { readConversation } = await loadReading();
     return { conversation: readConversation({ ...data, id, title, ...times }), revision };
   },
 
@@ -142,5 +146,6 @@ const headOnServer = ({ id, title, updated_at, revision }) => ({ id, title, upda
 /** Where this server wants conversations to be. @returns {Promise<Place>} */
 export async function placeHere() {
   const { kept } = await json(`${ROUTE}?limit=1`, { isQuiet: true });
+  if (kept) loadReading().catch(() => {}); // as it will be needed
   return kept ? server : browser;
 }

@@ -1,11 +1,10 @@
-// What a file or the server has → conversations, and back. It may come from anywhere: only what the rest of the
+// What a file or the server has ↔ conversations. It may come from anywhere: only what the rest of the
 // page can rely on is taken over.
 
 import { newId } from "../lib/id.js";
-import { Tree } from "./tree.js";
+import { apart, together, Tree } from "./tree.js";
 
-export const FORMAT = "localinfra-conversations";
-
+const FORMAT = "localinfra-conversations";
 const ID = /^[\w-]{1,64}$/; // as the server takes it
 const ROLES = new Set(["user", "assistant", "tool"]);
 const isText = (value) => typeof value === "string";
@@ -42,29 +41,8 @@ function isPicture(value) {
   return Boolean(head) && !/[^A-Za-z0-9+/=]/.test(value.slice(head.length));
 }
 
-/**
- * Turns as they are kept: with their pictures apart, so that a picture is there once, however many versions of a
- * message have it. @param {import("./tree.js").Turn[]} turns
- */
-export function apart(turns) {
-  const all = turns.flatMap((turn) => turn.pictures ?? []);
-  const bare = ({ pictures, ...turn }) => ({ ...turn, pictures: pictures.map(({ id, name }) => ({ id, name })) });
-  return {
-    turns: turns.map((turn) => (turn.pictures ? bare(turn) : turn)),
-    pictures: Object.fromEntries(all.map(({ id, url }) => [id, url])),
-  };
-}
-
-/** The other way round; what is no picture is left out. */
-export function together(turns, pictures) {
-  const known = new Map(Object.entries(pictures ?? {}).filter(([, url]) => isPicture(url)));
-  return turns.map(({ pictures: named, ...turn }) => {
-    const found = (turn.role === "user" && named ? named : []).filter(({ id }) => known.has(id));
-    return found.length
-      ? { ...turn, pictures: found.map(({ id, name }) => ({ id, name, url: known.get(id) })) }
-      : turn;
-  });
-}
+const onlyPictures = (given) =>
+  Object.fromEntries(Object.entries(given ?? {}).filter(([, value]) => isPicture(value)));
 
 /** What a turn may have beside what it needs; anything else is left out. */
 const OPTIONAL = {
@@ -101,6 +79,14 @@ export function readConversations(text, newConversation) {
   return given.conversations.map(readConversation);
 }
 
+/** A file with these. @param {import("./library.js").Conversation[]} conversations */
+export function written(conversations) {
+  return JSON.stringify({ format: FORMAT, version: 1, conversations: conversations.map(packed) }, null, 1);
+}
+
+/** A conversation as `readConversation` takes it. */
+export const packed = (conversation) => ({ ...conversation, ...apart(conversation.turns) });
+
 /** @returns {import("./library.js").Conversation} @throws {Error} if it is none */
 export function readConversation(given) {
   const { id, title, createdAt, updatedAt, system, turns, picked, pictures } = given ?? {};
@@ -116,7 +102,7 @@ export function readConversation(given) {
     createdAt: isNumber(createdAt) ? createdAt : now,
     updatedAt: isNumber(updatedAt) ? updatedAt : now,
     system: isText(system) ? system : "",
-    turns: together(read, pictures),
+    turns: together(read, onlyPictures(pictures)),
     picked: Object.fromEntries(Object.entries(picked ?? {}).filter(([, value]) => isText(value))),
   };
 }

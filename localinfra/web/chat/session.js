@@ -1,16 +1,15 @@
 // A conversation in use: turns are added, answers run, everything is saved. Knows no DOM.
 
 import { Unreachable } from "../lib/api.js";
-import { bytes } from "../lib/format.js";
 import { newId } from "../lib/id.js";
-import { models, refreshModels, sees, whoIsBlind } from "../lib/models.js";
+import { models, refreshModels } from "../lib/models.js";
 import { ask, askAgain, Answer, cancel, speed } from "./answer.js";
 import * as library from "./library.js";
 import { bodyOf } from "./params.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
-const MAX_SENT_BYTES = 12 * 2 ** 20; // of pictures; a request may have 16
+const LIGHTER = 4; // times as rarely is saved what has pictures, all of which go to the server each time
 const LOST = "If the answer goes on, it is here when you open the conversation again.";
 
 export class Session {
@@ -119,26 +118,10 @@ export class Session {
     return this.run({ ...this.params(turn.model), n: 1 }, [turn], [...this.tree.before(turn), turn]);
   }
 
-  /**
-   * Before anything is added.
-   * @throws {Error} if there is no model, a parameter can't be read, or pictures can't be seen or kept
-   */
-  check(names, pictures = []) {
+  /** Before anything is added. @throws {Error} if there is no model, or a parameter can't be read */
+  check(names) {
     if (!names[0]) throw new Error("No chat model is on this machine yet: fetch one under Models.");
     for (const name of names) this.params(name);
-    if (!pictures.length) return;
-    if (!names.some(sees)) throw new Error(whoIsBlind(names));
-    const kept = sizeOf([...this.tree.turns.values(), { pictures }]);
-    const sent = sizeOf([...this.tree.path(), { pictures }], false);
-    for (const [size, most, what] of [
-      [kept, library.place.value?.maxPictureBytes ?? MAX_SENT_BYTES, "kept in one"],
-      [sent, MAX_SENT_BYTES, "sent at once"],
-    ])
-      if (size > most)
-        throw new Error(
-          `The pictures of this conversation would take ${bytes(size)}, and ${bytes(most)} can be ${what}: ` +
-            "remove some, or begin a new chat.",
-        );
   }
 
   params(model) {
@@ -180,8 +163,8 @@ export class Session {
     control.signal.addEventListener("abort", () => cancel(id));
     const answers = [];
     const { saveEveryMs = 0 } = library.place.value ?? {};
-    // The server gets all of it with each save.
-    const everyMs = saveEveryMs * (library.isOnServer() ? 1 + sizeOf(this.tree.turns.values()) / 1e6 : 1);
+    const isHeavy = library.isOnServer() && [...this.tree.turns.values()].some((turn) => turn.pictures);
+    const everyMs = saveEveryMs * (isHeavy ? LIGHTER : 1);
     let isLost = false;
     for (const turn of turns) {
       delete turn.error;
@@ -235,13 +218,6 @@ export class Session {
 }
 
 const shown = (pictures) => (pictures.length ? { pictures } : {});
-
-/** Of the pictures of these turns, as data URLs; `once`: each is counted in one turn only. */
-function sizeOf(turns, once = true) {
-  const all = [...turns].flatMap((turn) => turn.pictures ?? []);
-  const counted = once ? new Map(all.map((picture) => [picture.id, picture])).values() : all;
-  return [...counted].reduce((sum, { url }) => sum + url.length, 0);
-}
 
 /**
  * `turn.asked` has what the turn had before, where it goes on. `stats`: those of the request, which stand under

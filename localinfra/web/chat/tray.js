@@ -2,16 +2,14 @@
 // with the first picture.
 
 import { h, put } from "../lib/dom.js";
+import { part } from "../lib/api.js";
 import { announce, notify } from "../lib/dialog.js";
 import { plain } from "../lib/format.js";
 
 /** @typedef {{id: string, name: string, url: string}} Picture with a data URL */
 
 /** @returns {Promise<typeof import("./pictures.js")>} */
-export const loadPictures = () =>
-  import("./pictures.js").catch(() => {
-    throw new Error("Pictures can't be shown now. If the server was updated, reload the page.");
-  });
+export const loadPictures = () => part(import("./pictures.js"));
 
 /** Shows pictures in an element. @param {Picture[]} pictures */
 export async function showPictures(element, pictures, remove = null) {

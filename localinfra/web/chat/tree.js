@@ -139,3 +139,27 @@ function partsOf({ pictures, content }) {
   const parts = pictures.map(({ url }) => ({ type: "image_url", image_url: { url } }));
   return content ? [...parts, { type: "text", text: content }] : parts;
 }
+
+/**
+ * Turns as they are kept: with their pictures apart, each once, however many versions of a message have it.
+ * @param {Turn[]} turns @returns {{turns: object[], pictures: Object<string, string>}} pictures: id → data URL
+ */
+export function apart(turns) {
+  const pictures = new Map();
+  const bare = turns.map((turn) => {
+    if (!turn.pictures) return turn;
+    for (const { id, url } of turn.pictures) pictures.set(id, url);
+    return { ...turn, pictures: turn.pictures.map(({ id, name }) => ({ id, name })) };
+  });
+  return { turns: bare, pictures: Object.fromEntries(pictures) };
+}
+
+/** The other way round; only users show pictures, and one that is missing is left out. */
+export function together(turns, pictures) {
+  const known = new Map(Object.entries(pictures));
+  return turns.map(({ pictures: named = [], ...turn }) => {
+    const found = named.filter(({ id }) => turn.role === "user" && known.has(id));
+    if (!found.length) return turn;
+    return { ...turn, pictures: found.map(({ id, name }) => ({ id, name, url: known.get(id) })) };
+  });
+}
