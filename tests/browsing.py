@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from attaching import SEEING
 from echo import EchoServer
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from talking import CATALOGUE, ELSEWHERE, Open
@@ -34,6 +35,14 @@ def chromium(chromium_path: str) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
     server = EchoServer(tmp_path_factory.mktemp("models"), CATALOGUE)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
+    """The same with a model that sees."""
+    server = EchoServer(tmp_path_factory.mktemp("seeing"), SEEING)
     yield server
     server.close()
 

@@ -123,7 +123,7 @@ class ChatStore:
         if len(data) > self.limits.chat_bytes:
             raise BodyTooLarge(
                 f"This conversation has {len(data)} bytes, more than the {self.limits.chat_bytes} "
-                "that are kept: begin a new one, or delete answers with token probabilities."
+                "that are kept: begin a new one, or delete pictures or token probabilities in it."
             )
         now_ms = time.time_ns() // 1_000_000
         updated_ms = now_ms if updated_at is None else min(now_ms, int(updated_at * 1000))

@@ -26,7 +26,7 @@ def missing() -> str | None:
 MISSING = missing()
 
 if MISSING is None:
-    from browsing import chromium, open_page, page, screenshots, server  # noqa: F401 - fixtures
+    from browsing import chromium, open_page, page, screenshots, seeing, server  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,7 @@ import { ApiError } from "../lib/api.js";
 import { newId } from "../lib/id.js";
 import { apiKey } from "../lib/settings.js";
 import { Signal } from "../lib/signal.js";
-import { browser, idsInBrowser, placeHere, server } from "./places.js";
-import { FORMAT, readConversation, readConversations } from "./reading.js";
+import { browser, idsInBrowser, loadReading, placeHere, server } from "./places.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const MAX_TITLE = 80;
@@ -204,14 +203,17 @@ export async function exported() {
       if (found) conversations.push(found.conversation);
     }
   }
-  return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
+  return (await loadReading()).written(conversations);
 }
 
 /** A conversation's picked branch as Markdown. @param {Conversation} conversation */
 export function asMarkdown({ title, system, turns, picked }) {
   const parts = new Tree(turns, picked)
     .path()
-    .map((turn) => `## ${turn.role === "user" ? "User" : (turn.model ?? turn.role)}\n\n${turn.content}`);
+    .map((turn) => {
+      const names = (turn.pictures ?? []).map(({ name }) => `*Picture: ${name}*\n\n`).join("");
+      return `## ${turn.role === "user" ? "User" : (turn.model ?? turn.role)}\n\n${names}${turn.content}`;
+    });
   return (
     [
       `# ${title || "Conversation"}`,
@@ -243,10 +245,10 @@ async function bring(at, conversation) {
  * @throws {Error} if it is neither
  */
 export async function imported(text) {
-  const found = readConversations(text, newConversation);
+  const found = (await loadReading()).readConversations(text, newConversation);
   const at = await here();
   for (const conversation of found) {
-    conversation.title ||= titleOf(conversation.turns[0]?.content ?? "Imported");
+    conversation.title ||= titleOf(conversation.turns[0]?.content || conversation.turns[0]?.pictures?.[0].name || "Imported");
     await bring(at, conversation);
     bases.delete(conversation.id);
   }
@@ -259,13 +261,14 @@ export async function imported(text) {
  * doesn't keep the others. @returns how many
  */
 export async function moveToServer(onMoved = (/** @type {number} */ _number) => {}) {
+  const { packed, readConversation } = await loadReading();
   let number = 0;
   let problem = null;
   try {
     for (const id of await idsInBrowser()) {
       try {
         const found = await browser.load(id);
-        if (found) await bring(server, readConversation(found.conversation));
+        if (found) await bring(server, readConversation(packed(found.conversation)));
         await browser.remove(id);
         onMoved(++number);
       } catch (error) {

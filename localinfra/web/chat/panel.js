@@ -13,6 +13,7 @@ import { paramsForm, system } from "./params.js";
 import { Session } from "./session.js";
 import { sidebar } from "./sidebar.js";
 import { Thread } from "./thread.js";
+import { loadPictures } from "./tray.js";
 
 const narrow = matchMedia("(max-width: 900px)"); // as in chat.css
 
@@ -31,7 +32,8 @@ export default class ChatPanel {
     this.kept = new Map(); // by conversation's id: sessions whose answers go on in the background
     this.thread = new Thread(() => this.session, this.actions());
     this.composer = composer({
-      send: (text) => this.guard(() => this.send(text)),
+      send: (text, pictures) => this.guard(() => this.send(text, pictures)),
+      names: () => this.names,
       stop: () => this.session.stop(),
     });
     this.session = this.newSession(library.newConversation(system.value));
@@ -50,6 +52,8 @@ export default class ChatPanel {
     this.show();
     models.watch(() => this.showWelcome());
     this.model.watch(() => this.showWelcome());
+    for (const signal of [models, this.model, this.second, this.isComparing])
+      signal.watch(() => this.composer.showSight());
     system.watch((text) => (this.session.conversation.system = text));
     apiKey.watch(() => this.sidebar.load());
     document.addEventListener("visibilitychange", () => document.hidden || this.catchUp());
@@ -236,14 +240,17 @@ export default class ChatPanel {
     this.welcome.hidden = this.session.tree.turns.size > 0;
   }
 
-  send(text) {
+  async send(text, pictures) {
+    const { session, names } = this;
     try {
-      this.session.check(this.names);
+      session.check(names);
+      if (pictures.length)
+        (await loadPictures()).checkPictures(pictures, session.tree, names, library.place.value?.maxPictureBytes);
     } catch (error) {
-      this.composer.set(text);
+      this.composer.set(text, pictures);
       throw error;
     }
-    return this.session.send(text, this.names);
+    return session.send(text, names, pictures);
   }
 
   /** Shows what goes wrong before a request is sent. */
@@ -263,7 +270,7 @@ export default class ChatPanel {
       this.guard(() => this.session.save());
     };
     return {
-      edit: (turn, text) => this.guard(() => this.session.edit(turn, text, this.names)),
+      edit: (turn, text, pictures) => this.guard(() => this.session.edit(turn, text, this.names, pictures)),
       regenerate: (turn) =>
         this.guard(() => this.session.answer(this.session.tree.turns.get(turn.parent), this.names)),
       goOn: (turn) => this.guard(() => this.session.goOn(turn)),

@@ -1,11 +1,10 @@
-// What a file or the server has → conversations. It may come from anywhere: only what the rest of the
+// What a file or the server has ↔ conversations. It may come from anywhere: only what the rest of the
 // page can rely on is taken over.
 
 import { newId } from "../lib/id.js";
-import { Tree } from "./tree.js";
+import { apart, together, Tree } from "./tree.js";
 
-export const FORMAT = "localinfra-conversations";
-
+const FORMAT = "localinfra-conversations";
 const ID = /^[\w-]{1,64}$/; // as the server takes it
 const ROLES = new Set(["user", "assistant", "tool"]);
 const isText = (value) => typeof value === "string";
@@ -33,6 +32,18 @@ const areScores = listOf((score) => isOdds(score) && listOf(isOdds)(score.top_lo
 const isAsked = ({ id, choice, content, scores }) =>
   isText(id) && Number.isInteger(choice) && isText(content) && (scores === undefined || areScores(scores));
 
+// No SVG, and nothing of other hosts.
+const PICTURE = /^data:image\/(?:png|jpeg|webp|gif);base64,/;
+
+/** The text is searched for what doesn't belong: a pattern of all of it would overflow the browser's stack. */
+function isPicture(value) {
+  const head = isText(value) && PICTURE.exec(value)?.[0];
+  return Boolean(head) && !/[^A-Za-z0-9+/=]/.test(value.slice(head.length));
+}
+
+const onlyPictures = (given) =>
+  Object.fromEntries(Object.entries(given ?? {}).filter(([, value]) => isPicture(value)));
+
 /** What a turn may have beside what it needs; anything else is left out. */
 const OPTIONAL = {
   run: isText,
@@ -40,6 +51,7 @@ const OPTIONAL = {
   thoughtS: isNumber,
   calls: listOf((call) => isText(call?.id) && isText(call.name) && isText(call.arguments)),
   callId: isText,
+  pictures: listOf((picture) => isText(picture?.id) && isText(picture.name)),
   model: isText,
   params: isObject,
   scores: areScores,
@@ -67,9 +79,17 @@ export function readConversations(text, newConversation) {
   return given.conversations.map(readConversation);
 }
 
+/** A file with these. @param {import("./library.js").Conversation[]} conversations */
+export function written(conversations) {
+  return JSON.stringify({ format: FORMAT, version: 1, conversations: conversations.map(packed) }, null, 1);
+}
+
+/** A conversation as `readConversation` takes it. */
+export const packed = (conversation) => ({ ...conversation, ...apart(conversation.turns) });
+
 /** @returns {import("./library.js").Conversation} @throws {Error} if it is none */
 export function readConversation(given) {
-  const { id, title, createdAt, updatedAt, system, turns, picked } = given ?? {};
+  const { id, title, createdAt, updatedAt, system, turns, picked, pictures } = given ?? {};
   if (!isText(id) || !Array.isArray(turns))
     throw new Error("A conversation in the file has no id or no turns.");
   const known = new Set([null]);
@@ -82,7 +102,7 @@ export function readConversation(given) {
     createdAt: isNumber(createdAt) ? createdAt : now,
     updatedAt: isNumber(updatedAt) ? updatedAt : now,
     system: isText(system) ? system : "",
-    turns: read,
+    turns: together(read, onlyPictures(pictures)),
     picked: Object.fromEntries(Object.entries(picked ?? {}).filter(([, value]) => isText(value))),
   };
 }
@@ -105,10 +125,18 @@ function fromMessages(messages, newConversation) {
   let system = "";
   for (const { role, content } of messages) {
     const text = textOf(content);
+    const pictures = picturesIn(content);
     if (role === "system" || role === "developer") system = text;
+    else if (role === "user" && pictures.length) parent = tree.add({ parent, role, content: text, pictures }).id;
     else if (role === "user" || role === "assistant") parent = tree.add({ parent, role, content: text }).id;
   }
   return { ...newConversation(system), turns: [...tree.turns.values()], picked: tree.picked };
+}
+
+/** Those that are data URLs. */
+function picturesIn(content) {
+  const urls = (Array.isArray(content) ? content : []).map((part) => part?.image_url?.url).filter(isPicture);
+  return urls.map((url, at) => ({ id: newId(), name: `picture ${at + 1}`, url }));
 }
 
 /** A message's text: itself, or that of its parts. */

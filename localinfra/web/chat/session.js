@@ -9,6 +9,7 @@ import { bodyOf } from "./params.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
+const LIGHTER = 4; // times as rarely is saved what has pictures, all of which go to the server each time
 const LOST = "If the answer goes on, it is here when you open the conversation again.";
 
 export class Session {
@@ -64,11 +65,11 @@ export class Session {
     this.view.onMerge();
   }
 
-  /** Adds what the user says and has it answered. @param {string[]} names of models */
-  send(text, names) {
-    if (!this.tree.turns.size) this.conversation.title = library.titleOf(text);
+  /** Adds what the user says and shows, and has it answered. @param {string[]} names of models */
+  send(text, names, pictures = []) {
+    if (!this.tree.turns.size) this.conversation.title = library.titleOf(text || pictures[0].name);
     const last = this.tree.path().at(-1);
-    const turn = this.tree.add({ parent: last?.id ?? null, role: "user", content: text });
+    const turn = this.tree.add({ parent: last?.id ?? null, role: "user", content: text, ...shown(pictures) });
     return this.answer(turn, names);
   }
 
@@ -88,10 +89,10 @@ export class Session {
   }
 
   /** Adds a branch beside a turn. What the user says is answered, an answer stands as edited. */
-  async edit(turn, text, names) {
+  async edit(turn, text, names, pictures = []) {
     this.check(names);
     const { parent, role, model } = turn;
-    const added = this.tree.add({ parent, role, content: text, model });
+    const added = this.tree.add({ parent, role, content: text, model, ...shown(pictures) });
     if (role === "user") return this.answer(added, names);
     this.view.onShape();
     await this.save();
@@ -161,6 +162,9 @@ export class Session {
     const control = new AbortController();
     control.signal.addEventListener("abort", () => cancel(id));
     const answers = [];
+    const { saveEveryMs = 0 } = library.place.value ?? {};
+    const isHeavy = library.isOnServer() && [...this.tree.turns.values()].some((turn) => turn.pictures);
+    const everyMs = saveEveryMs * (isHeavy ? LIGHTER : 1);
     let isLost = false;
     for (const turn of turns) {
       delete turn.error;
@@ -175,7 +179,7 @@ export class Session {
         takeOver(turn, answers[turn.asked.choice], at === 0 ? stats : null);
         this.view.onText(turn);
       });
-      if (Date.now() - this.savedAt > (library.place.value?.saveEveryMs ?? 0)) this.save().catch(() => {});
+      if (Date.now() - this.savedAt > everyMs) this.save().catch(() => {});
     };
     try {
       show(await begin(answers, control.signal, show));
@@ -212,6 +216,8 @@ export class Session {
     for (const control of controls) control?.abort();
   }
 }
+
+const shown = (pictures) => (pictures.length ? { pictures } : {});
 
 /**
  * `turn.asked` has what the turn had before, where it goes on. `stats`: those of the request, which stand under

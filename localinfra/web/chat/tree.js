@@ -9,6 +9,7 @@ import { newId } from "../lib/id.js";
  * @property {string | null} parent
  * @property {"user" | "assistant" | "tool"} role
  * @property {string} content
+ * @property {import("./tray.js").Picture[]} [pictures] that the user shows, before the text
  * @property {string} [run] answers with the same run were generated together, side by side
  * @property {string} [reasoning]
  * @property {{id: string, name: string, arguments: string}[]} [calls]
@@ -122,6 +123,7 @@ export class Tree {
 export function messagesOf(turns, system) {
   const messages = turns.map((turn) => {
     if (turn.role === "tool") return { role: "tool", tool_call_id: turn.callId, content: turn.content };
+    if (turn.pictures) return { role: turn.role, content: partsOf(turn) };
     if (!turn.calls?.length) return { role: turn.role, content: turn.content };
     const calls = turn.calls.map(({ id, name, arguments: text }) => ({
       id,
@@ -131,4 +133,33 @@ export function messagesOf(turns, system) {
     return { role: turn.role, content: turn.content || null, tool_calls: calls };
   });
   return system.trim() ? [{ role: "system", content: system }, ...messages] : messages;
+}
+
+function partsOf({ pictures, content }) {
+  const parts = pictures.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+  return content ? [...parts, { type: "text", text: content }] : parts;
+}
+
+/**
+ * Turns as they are kept: with their pictures apart, each once, however many versions of a message have it.
+ * @param {Turn[]} turns @returns {{turns: object[], pictures: Object<string, string>}} pictures: id → data URL
+ */
+export function apart(turns) {
+  const pictures = new Map();
+  const bare = turns.map((turn) => {
+    if (!turn.pictures) return turn;
+    for (const { id, url } of turn.pictures) pictures.set(id, url);
+    return { ...turn, pictures: turn.pictures.map(({ id, name }) => ({ id, name })) };
+  });
+  return { turns: bare, pictures: Object.fromEntries(pictures) };
+}
+
+/** The other way round; only users show pictures, and one that is missing is left out. */
+export function together(turns, pictures) {
+  const known = new Map(Object.entries(pictures));
+  return turns.map(({ pictures: named = [], ...turn }) => {
+    const found = named.filter(({ id }) => turn.role === "user" && known.has(id));
+    if (!found.length) return turn;
+    return { ...turn, pictures: found.map(({ id, name }) => ({ id, name, url: known.get(id) })) };
+  });
 }

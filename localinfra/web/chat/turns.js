@@ -7,11 +7,12 @@ import { models } from "../lib/models.js";
 import { highlight } from "../text/highlight.js";
 import { MarkdownView } from "../text/markdown.js";
 import { TokensView } from "../draw/tokens.js";
+import { showPictures, Tray } from "./tray.js";
 
 /**
  * @typedef {import("./tree.js").Turn} Turn
  * @typedef {object} Actions what the buttons of a turn do
- * @property {(turn: Turn, text: string) => void} edit
+ * @property {(turn: Turn, text: string, pictures?: import("./tray.js").Picture[]) => void} edit
  * @property {(turn: Turn) => void} regenerate
  * @property {(turn: Turn) => void} goOn
  * @property {(turn: Turn) => void} pick
@@ -21,15 +22,21 @@ import { TokensView } from "../draw/tokens.js";
  * @property {(turn: Turn, callId: string, text: string) => void} giveResult
  */
 
-/** An element in place of which the user edits a text. Resolves nothing: `done` gets the text. */
-function editor(text, submit, done, cancel) {
+/** An element in which the user edits a text, and may remove pictures: `done` gets what is left. */
+function editor(text, pictures, submit, done, cancel) {
   const area = h("textarea", {
     class: "edit",
     rows: Math.min(20, text.split("\n").length + 1),
     value: text,
     "aria-label": "Edit the message",
   });
-  const finish = () => (area.value.trim() && area.value !== text ? done(area.value) : cancel());
+  const tray = new Tray(pictures, area, () => {});
+  const finish = () => {
+    const isChanged = area.value !== text || tray.pictures.length < pictures.length;
+    const isEmpty = !area.value.trim() && !tray.pictures.length;
+    if (isChanged && !isEmpty) done(area.value, tray.pictures);
+    else cancel();
+  };
   area.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
     if (event.key === "Escape") {
@@ -42,6 +49,7 @@ function editor(text, submit, done, cancel) {
   return h(
     "div",
     { class: "editor" },
+    tray.element,
     area,
     h(
       "div",
@@ -72,7 +80,10 @@ export class SaidView {
     this.turn = turn;
     this.actions = actions;
     this.branches = h("span");
-    this.body = h("div", { class: "said", dir: "auto" }, plain(turn.content));
+    this.pictures = h("div", { class: "shown" });
+    showPictures(this.pictures, turn.pictures ?? []);
+    const isWordless = !turn.content && Boolean(turn.pictures);
+    this.body = h("div", { class: "said", dir: "auto", hidden: isWordless }, plain(turn.content));
     this.tools = h(
       "div",
       { class: "turn-tools" },
@@ -85,18 +96,15 @@ export class SaidView {
     this.element = h(
       "li",
       { class: `turn ${turn.role}`, "aria-label": turn.role === "tool" ? "Tool result" : "You" },
-      label,
-      this.body,
-      this.tools,
+      (this.parts = [label, this.pictures, this.body, this.tools]),
     );
   }
 
   edit() {
-    const back = () => put(this.element, this.body, this.tools);
-    put(
-      this.element,
-      editor(this.turn.content, "Ask again", (text) => (back(), this.actions.edit(this.turn, text)), back),
-    );
+    const { content, pictures = [] } = this.turn;
+    const back = () => put(this.element, this.parts);
+    const done = (text, kept) => (back(), this.actions.edit(this.turn, text, kept));
+    put(this.element, editor(content, pictures, "Ask again", done, back));
   }
 
   showBranches(branches, index) {
@@ -275,6 +283,7 @@ export class AnswerView {
       this.element,
       editor(
         this.turn.content,
+        [],
         "Keep as a version",
         (text) => (back(), this.actions.edit(this.turn, text)),
         () => (back(), redraw()),

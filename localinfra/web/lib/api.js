@@ -16,6 +16,17 @@ export class ApiError extends Error {
 /** The connection failed: whether the server has the request, or goes on with it, is not known. */
 export class Unreachable extends ApiError {}
 
+const LOST_PART = "This part of the page could not be loaded. If the server was updated, reload the page.";
+
+/**
+ * A module that is fetched when it is needed. @template T @param {Promise<T>} imported
+ * @throws {ApiError} in words for the user
+ */
+export const part = (imported) =>
+  imported.catch(() => {
+    throw new ApiError(LOST_PART);
+  });
+
 /** @type {(refused: string) => Promise<boolean>} asks for a key; set by the frame */
 let askForKey = async () => false;
 

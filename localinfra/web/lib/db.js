@@ -1,27 +1,33 @@
 // IndexedDB as promises.
 
-const NAME = "localinfra";
-const STORES = ["conversations", "pictures"]; // both by `id`
+// Their stores, all by `id`. A later store has a database of its own: a new version of one would wait for all
+// windows that have the old one open.
+const DATABASES = { localinfra: ["conversations", "pictures"], "localinfra-attached": ["attached"] };
 
-let opened = null;
+const opened = new Map(); // database's name → its promise
 
-function open() {
-  opened ??= new Promise((resolve, reject) => {
-    const asked = indexedDB.open(NAME, 1);
+function open(store) {
+  const [name, stores] = Object.entries(DATABASES).find(([, names]) => names.includes(store));
+  if (!opened.has(name)) opened.set(name, opening(name, stores));
+  return opened.get(name);
+}
+
+function opening(name, stores) {
+  return new Promise((resolve, reject) => {
+    const asked = indexedDB.open(name, 1);
     asked.onupgradeneeded = () => {
-      for (const store of STORES) asked.result.createObjectStore(store, { keyPath: "id" });
+      for (const store of stores) asked.result.createObjectStore(store, { keyPath: "id" });
     };
     asked.onsuccess = () => resolve(asked.result);
     asked.onerror = () => reject(asked.error);
   }).catch((error) => {
-    opened = null; // it may be allowed later
+    opened.delete(name); // it may be allowed later
     throw error;
   });
-  return opened;
 }
 
 async function run(store, mode, act) {
-  const transaction = (await open()).transaction(store, mode);
+  const transaction = (await open(store)).transaction(store, mode);
   const asked = act(transaction.objectStore(store));
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve(asked.result);
@@ -36,6 +42,12 @@ export const save = (store, value) => run(store, "readwrite", (at) => at.put(val
 export const remove = (store, id) => run(store, "readwrite", (at) => at.delete(id));
 export const ids = (store) => run(store, "readonly", (at) => at.getAllKeys());
 export const clear = (store) => run(store, "readwrite", (at) => at.clear());
+
+/** Values, or their ids, whose ids begin so. */
+const below = (prefix) => IDBKeyRange.bound(prefix, `${prefix}\uffff`);
+export const getBelow = (store, prefix) => run(store, "readonly", (at) => at.getAll(below(prefix)));
+export const idsBelow = (store, prefix) => run(store, "readonly", (at) => at.getAllKeys(below(prefix)));
+export const removeBelow = (store, prefix) => run(store, "readwrite", (at) => at.delete(below(prefix)));
 
 /** Saves what `next` makes of the value that is there, or nothing if that is null. No other window can come
  * between. */

@@ -34,6 +34,21 @@ export function adviceWithout(what) {
   ];
 }
 
+/** Whether a model reads pictures. @param {string} name */
+export const sees = (name) => models.value.some((card) => card.id === name && card.vision === true);
+export const seeingModels = () => ofKind(["text"]).filter(({ id }) => sees(id));
+
+/** What to know before pictures go to these models; nothing if all see. @param {string[]} names */
+export function whoIsBlind(names) {
+  const blind = names.filter((name) => !sees(name));
+  if (!blind.length) return "";
+  const all = blind.join(" and ");
+  if (blind.length < names.length) return `${all} takes text only, and will not see this.`;
+  const others = seeingModels().slice(0, 3).map(({ id }) => id);
+  const advice = others.length ? `choose a model that sees: ${others.join(", ")}` : "no model here sees";
+  return `${all} ${blind.length > 1 ? "take" : "takes"} text only: ${advice}.`;
+}
+
 export const isPresent = (card) => !card.remedy;
 export const ofKind = (kinds) => models.value.filter((card) => kinds.includes(card.kind) && isPresent(card));
 

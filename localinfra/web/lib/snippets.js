@@ -101,8 +101,22 @@ for await (const part of reply.body.pipeThrough(new TextDecoderStream())) {
 }`;
 }
 
+const DATA_URL = /^data:[\w.+/-]+;base64,/;
+const MAX_SHOWN = 200; // characters of one
+
+/** The body with a place to fill in where it has a file: its data would hide the rest. */
+export function abbreviated(body) {
+  let number = 0;
+  const brief = (_key, value) => {
+    const head = typeof value === "string" && value.length > MAX_SHOWN && DATA_URL.exec(value)?.[0];
+    return head ? `${head}<PUT THE BASE64 OF FILE ${++number} HERE>` : value;
+  };
+  return JSON.parse(JSON.stringify(body, brief));
+}
+
 /** Shows a request as curl, Python and JavaScript. */
-export function showRequest(path, body) {
+export function showRequest(path, whole) {
+  const body = abbreviated(whole);
   const code = h("code", {});
   const tabs = [
     ["curl", "bash", curl],
