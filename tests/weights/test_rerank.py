@@ -10,6 +10,8 @@ import pytest
 from cross_encoder import make_cross_encoder
 from live import LiveServer
 
+from localinfra.embed.plan import EncoderPlan
+
 pytestmark = pytest.mark.timeout(900)
 
 QUERY = "Where does the river end?"
@@ -45,10 +47,21 @@ def server(folder: Path, request: pytest.FixtureRequest) -> Iterator[LiveServer]
     )
     with pytest.MonkeyPatch.context() as patch:  # its plan is of no use to anybody else
         patch.setenv("LOCALINFRA_CACHE", str(folder.parent / "cache"))
+        patch.setattr(EncoderPlan, "fastest", other_than_torch)
         server = LiveServer(path)
         check_the_first_answer(server, folder)
         yield server
         server.close()
+
+
+def other_than_torch(plan: EncoderPlan, *, exact: bool) -> str:
+    """For the takeover to be seen: beside other tests, torch may be measured as the fastest."""
+    near = [
+        name
+        for name, way in plan.measured.items()
+        if way.is_near and "torch" not in name and not (exact and name.endswith("-bf16"))
+    ]
+    return min(near, key=lambda name: plan.measured[name].mixed_s)
 
 
 def check_the_first_answer(server: LiveServer, folder: Path) -> None:
