@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from localinfra.errors import InvalidRequest
 from localinfra.executor import DaemonThreads
+from localinfra.models.fetch.picture import NotFetched, fetch_picture
 from localinfra.pictures import MAX_BYTES
 
 FETCH_LIMIT_S = 20.0  # for all pictures of a request
@@ -34,8 +35,6 @@ class FetchedPictures:
         self._drop_old()
         if kept := self._kept.get((client, url)):
             return kept.data
-        from localinfra.models.fetch.picture import NotFetched, fetch_picture
-
         try:
             data = await self._threads.run(fetch_picture, url, MAX_BYTES, limit_s)
         except NotFetched as error:

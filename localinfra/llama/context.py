@@ -103,7 +103,7 @@ class LlamaContext:
         self._make_batch()
         if isinstance(self._slots, WindowStateSlots):
             self._make_stub(self._slots)
-        self.rounding, self._is_cold = None, True
+        self.rounding, self._is_cold = None, False
         if may_be_canonical:
             with contextlib.suppress(DecodeFailed):  # requests will fail too, with the reason
                 self.rounding = self._probe(rounding)
@@ -174,6 +174,7 @@ class LlamaContext:
             known = Rounding(most_rows, 1)
         elif known not in possible_roundings(most_rows):  # it comes from a file
             return find_rounding(most_rows, self._logits_of_steps)
+        self._is_cold = True
         return known
 
     def _logits_of_steps(self, num_rows: int) -> NDArray[np.float32]:

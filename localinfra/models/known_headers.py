@@ -20,7 +20,7 @@ CHECKS = ("reader", "header", "parts", "checks")  # the modules that decided
 
 class CheckedHeader(msgspec.Struct, frozen=True):
     header: GgufHeader
-    files: list[FileState]  # as they were before they were read
+    files: list[FileState]  # as they were when they had been read
 
 
 headers = measured.Records("headers", CheckedHeader)

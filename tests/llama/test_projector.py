@@ -11,9 +11,9 @@ import pytest
 from models.tiny_gguf import tiny_gemma3
 from models.tiny_projectors import (
     tiny_gemma3_projector,
-    tiny_qwen2vl,
     tiny_qwen2vl_projector,
 )
+from models.tiny_seeing import tiny_qwen2vl
 from numpy.typing import NDArray
 from picture_files import file
 from PIL import Image

@@ -15,9 +15,9 @@ from models.tiny_gguf import TinyModel, spm_vocabulary, tiny_gemma3, tiny_llama,
 from models.tiny_hybrids import tiny_lfm2
 from models.tiny_projectors import (
     tiny_gemma3_projector,
-    tiny_qwen2vl,
     tiny_qwen2vl_projector,
 )
+from models.tiny_seeing import tiny_qwen2vl
 
 from localinfra.models.gguf.reader import BadGguf, read_header, read_projector
 

@@ -8,9 +8,9 @@ from models.mutations import projector_mutations
 from models.tiny_gguf import BOOL, F32, I32, STRING, U32, TinyModel, Value, tiny_gemma3, tiny_llama
 from models.tiny_projectors import (
     tiny_gemma3_projector,
-    tiny_qwen2vl,
     tiny_qwen2vl_projector,
 )
+from models.tiny_seeing import tiny_qwen2vl
 
 from localinfra.llama.projector_trial import TrialFailed, TrialRequest, tried
 from localinfra.models.companions import projector_of

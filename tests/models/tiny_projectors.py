@@ -1,26 +1,15 @@
 """Small projectors (mmproj files) with random weights, and the text models that they see for."""
 
-from collections.abc import Callable
-
 from models.tiny_gguf import (
     ARRAY,
     BOOL,
     EMBD,
     F32,
-    FFN,
-    HEADS,
-    HEADS_KV,
-    I32,
     STRING,
     U32,
     TinyModel,
     Value,
     Weights,
-    add_attention,
-    add_feed_forward,
-    common_metadata,
-    gpt2_vocabulary,
-    start_weights,
 )
 
 WIDTH, VISION_FFN, VISION_HEADS = 32, 64, 2  # of the encoder's layers
@@ -90,27 +79,3 @@ def tiny_qwen2vl_projector(width: int = EMBD, layers: int = 2, seed: int = 1) ->
         weights.add(f"{name}.weight", 4 * WIDTH, size)
         weights.add(f"{name}.bias", size)
     return TinyModel(vision_metadata("qwen2vl_merger", width, 560, layers), weights.tensors)
-
-
-def tiny_qwen2vl(
-    vocabulary: Callable[[], dict[str, Value]] = gpt2_vocabulary,
-    layers: int = 2,
-    context_length: int = 512,
-    seed: int = 0,
-) -> TinyModel:
-    """A text model with M-RoPE: a token's position is three numbers."""
-    words = vocabulary()
-    weights = start_weights(words, seed)
-    metadata = common_metadata("qwen2vl", layers, context_length) | {
-        "qwen2vl.feed_forward_length": Value(U32, FFN),
-        "qwen2vl.attention.head_count": Value(U32, HEADS),
-        "qwen2vl.attention.head_count_kv": Value(U32, HEADS_KV),
-        "qwen2vl.rope.freq_base": Value(F32, 1000000.0),
-        "qwen2vl.rope.dimension_sections": Value(ARRAY, [1, 1, 2, 0], I32),
-    }
-    for layer in range(layers):
-        add_attention(weights, layer, HEADS, HEADS_KV, EMBD // HEADS)
-        for name, heads in (("q", HEADS), ("k", HEADS_KV), ("v", HEADS_KV)):
-            weights.add(f"blk.{layer}.attn_{name}.bias", heads * EMBD // HEADS)
-        add_feed_forward(weights, layer)
-    return TinyModel(metadata | words, weights.tensors)

@@ -303,7 +303,7 @@ def test_a_fetched_picture_is_like_any_other_and_kept_for_its_client(
         fetched.append(url)
         return PICTURE
 
-    monkeypatch.setattr("localinfra.models.fetch.picture.fetch_picture", fetch)
+    monkeypatch.setattr("localinfra.api.fetched.fetch_picture", fetch)
     for _ in range(2):
         reply = chat(fetching, named("https://example.org/a.png"), text("?"))
         assert said(reply) == "[******]?"

@@ -6,6 +6,7 @@ proxy is asked, as it would look up names by itself; no key or cookie goes along
 """
 
 import contextlib
+import functools
 import http.client
 import socket
 import ssl
@@ -154,7 +155,13 @@ def connected(target: Target, end_s: float) -> socket.socket:
 
 
 def secured(link: socket.socket, target: Target) -> socket.socket:
-    return ssl.create_default_context().wrap_socket(link, server_hostname=target.host)
+    return certificates().wrap_socket(link, server_hostname=target.host)
+
+
+@functools.cache
+def certificates() -> ssl.SSLContext:
+    """Reading the system's holds the interpreter's lock, so they are read once."""
+    return ssl.create_default_context()
 
 
 def shut(link: socket.socket) -> None:
