@@ -49,6 +49,7 @@ from localinfra.models.memory import (
 )
 from localinfra.models.seats import LoadPlan
 from localinfra.text.identity import identity
+from localinfra.text.known_loads import heard_once
 from localinfra.text.projector import ProjectorPlan
 
 if TYPE_CHECKING:
@@ -281,19 +282,25 @@ def load_with_layers(
     entry: TextModelEntry, plan: TextPlan, settings: ContextSettings, layers: int
 ) -> tuple["LlamaContext", Model]:
     """Raises LoadFailed, after freeing everything."""
-    model = Model(
-        plan.path,
-        ModelSettings(
-            gpu_layers=layers,
-            split_mode=entry.split_mode,
-            main_gpu=entry.main_gpu,
-            tensor_split=plan.tensor_split if layers else (),
-            mmap=entry.mmap,
-            mlock=entry.mlock,
-            lora=tuple(LoraFile(adapter.path, adapter.scale) for adapter in entry.lora),
-            mtp=settings.mtp,
-        ),
+    model_settings = ModelSettings(
+        gpu_layers=layers,
+        split_mode=entry.split_mode,
+        main_gpu=entry.main_gpu,
+        tensor_split=plan.tensor_split if layers else (),
+        mmap=entry.mmap,
+        mlock=entry.mlock,
+        lora=tuple(LoraFile(adapter.path, adapter.scale) for adapter in entry.lora),
+        mtp=settings.mtp,
     )
+    facts = measured.state_of(plan.path), settings, model_settings
+    name = measured.identity(entry, *facts)
+    return heard_once(name, lambda: loaded(entry, plan, settings, model_settings))
+
+
+def loaded(
+    entry: TextModelEntry, plan: TextPlan, settings: ContextSettings, of_model: ModelSettings
+) -> tuple["LlamaContext", Model]:
+    model = Model(plan.path, of_model)
     known_by = identity(entry, plan.header, settings, is_offloaded=model.is_offloaded)
     name = measured.digest(known_by)
     known = roundings.find(name)
