@@ -57,3 +57,21 @@ def test_garbage_is_freed_even_while_another_thread_collects() -> None:
     finally:
         gc.enable()
     assert gone() is None
+
+
+def test_pauses_of_two_threads_may_overlap() -> None:
+    with garbage.paused():
+        other, may_end = threading.Event(), threading.Event()
+
+        def pause() -> None:
+            with garbage.paused():
+                other.set()
+                may_end.wait()
+
+        thread = threading.Thread(target=pause)
+        thread.start()
+        other.wait()
+    assert not gc.isenabled(), "the other's block goes on"
+    may_end.set()
+    thread.join()
+    assert gc.isenabled()

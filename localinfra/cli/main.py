@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from localinfra import __version__
+from localinfra import __version__, garbage
 from localinfra.errors import ApiError, ConfigError
 
 COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
@@ -46,7 +46,8 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = MODULES.get(cmd_name, cmd_name)
-        command = getattr(import_module(f"localinfra.cli.{module}"), COMMANDS[cmd_name][0])
+        with garbage.paused():
+            command = getattr(import_module(f"localinfra.cli.{module}"), COMMANDS[cmd_name][0])
         assert isinstance(command, click.Command)
         return command
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from localinfra import logs, outlet, supervisor
+from localinfra import garbage, logs, outlet, supervisor
 from localinfra.api.sockets.binding import bind
 from localinfra.children import follow_parent
 from localinfra.cli.ending import end_within, leave
@@ -159,7 +159,8 @@ def bring_libraries(catalog: Catalog) -> None:
     """Imports what begins to load text models, if one is loaded at the start: so llama.cpp begins
     before the rest is imported, and needs no interpreter while that goes on."""
     if preloads_text(catalog):
-        with contextlib.suppress(ApiError, ImportError):  # the load fails too, and says why
+        # If they can't be imported, the load fails too, and says why.
+        with contextlib.suppress(ApiError, ImportError), garbage.paused():
             import localinfra.text.loading  # noqa: F401
 
 
@@ -169,7 +170,8 @@ def preloads_text(catalog: Catalog) -> bool:
 
 def imported(catalog: Catalog) -> "type[Foreground]":
     """Imports what the load needs next, and the API: together as long as loading a small model."""
-    with eager_switches():  # or the load would begin and go on in the imports' pauses only
+    # The load would begin and go on in the imports' pauses only without eager switches.
+    with eager_switches(), garbage.paused():
         if preloads_text(catalog):
             with contextlib.suppress(ApiError, ImportError):
                 import localinfra.llama.context
