@@ -1,8 +1,14 @@
 """Garbage of models that leave, whatever other threads collect meanwhile."""
 
+import ctypes
 import gc
+import sys
 import threading
 import weakref
+from pathlib import Path
+
+import pytest
+from waiting import wait_for
 
 from localinfra import garbage
 
@@ -75,3 +81,28 @@ def test_pauses_of_two_threads_may_overlap() -> None:
     may_end.set()
     thread.join()
     assert gc.isenabled()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps what is freed")
+def test_holes_between_blocks_that_live_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "TRIM_EVERY_S", 0.01)
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    blocks = []
+    for _ in range(1000):
+        blocks.append(libc.malloc(100_000))  # small enough for an arena
+        ctypes.memset(blocks[-1], 1, 100_000)
+    for block in blocks[::2]:
+        libc.free(block)
+    before = anonymous_kib()
+    with garbage.trimmed():
+        wait_for(lambda: anonymous_kib() < before - 30_000)
+    for block in blocks[1::2]:
+        libc.free(block)
+
+
+def anonymous_kib() -> int:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    [line] = [line for line in lines if line.startswith("Anonymous:")]
+    return int(line.split()[1])

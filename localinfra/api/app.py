@@ -8,6 +8,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from localinfra import garbage
 from localinfra.api.anthropic.messages import count_message_tokens, create_message
 from localinfra.api.chats import delete_chat, delete_chats, get_chat, list_chats, put_chat
 from localinfra.api.cohere import create_cohere_embeddings
@@ -187,7 +188,8 @@ def create_app(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         runtime.start()
         async with ledger.kept():
-            yield
+            with garbage.trimmed():
+                yield
             await runtime.close()
             await backgrounds.close()
             await chats.close()
