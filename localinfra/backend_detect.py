@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-BACKENDS = ("cpu", "cuda", "metal", "vulkan")
+BACKENDS = ("cpu", "cuda", "metal", "vulkan", "rocm")
 
 # CUDA versions that llama-cpp-python publishes wheels for, in indexes named cu118 and so on
 CUDA_WHEELS = ((11, 8), (12, 1), (12, 2), (12, 3), (12, 4), (12, 5), (13, 0), (13, 2))
+ROCM_WHEELS = "rocm72"
+ROCM_VERSION = Path("/opt/rocm/.info/version")
 
 PCI_GPU_VENDORS = {"0x1002": "AMD", "0x10de": "NVIDIA", "0x8086": "Intel"}
 
@@ -27,6 +29,7 @@ class Machine:
     nvidia_gpu: str = ""  # name, "" when nvidia-smi finds none
     cuda_version: tuple[int, int] | None = None  # the newest CUDA that the driver can run
     vulkan_gpu: str = ""  # name or vendor, "" without a GPU and libvulkan
+    rocm_version: str = ""  # of AMD's libraries, "" without them
     has_bf16: bool = False  # the CPU multiplies bfloat16 matrices: AVX512-BF16 or AMX
 
 
@@ -35,6 +38,7 @@ def best_backend(machine: Machine) -> str:
         return "metal" if machine.machine == "arm64" else "cpu"
     if machine.nvidia_gpu:
         return "cuda"
+    # ROCm's builds need AMD's libraries of their own release; Vulkan's need the driver only.
     return "vulkan" if machine.vulkan_gpu else "cpu"
 
 
@@ -47,7 +51,7 @@ def gains_openvino(machine: Machine) -> bool:
 def wheel_indexes(backend: str, machine: Machine) -> tuple[str, ...]:
     """Names of llama-cpp-python's wheel indexes worth trying, best first."""
     if backend != "cuda":
-        return (backend,)
+        return (ROCM_WHEELS if backend == "rocm" else backend,)
     if machine.cuda_version is None:
         return ()
     usable = sorted((v for v in CUDA_WHEELS if v <= machine.cuda_version), reverse=True)
@@ -88,8 +92,9 @@ def look() -> Machine:
     vulkan_gpu = parse_vulkaninfo(output_of(["vulkaninfo", "--summary"])) or (
         render_node_vendor() if ctypes.util.find_library("vulkan") else ""
     )
+    rocm_version = read(ROCM_VERSION).strip()
     has_bf16 = parse_bf16(read(Path("/proc/cpuinfo")))
-    return Machine(system, machine, nvidia_gpu, cuda_version, vulkan_gpu, has_bf16)
+    return Machine(system, machine, nvidia_gpu, cuda_version, vulkan_gpu, rocm_version, has_bf16)
 
 
 def read(path: Path) -> str:

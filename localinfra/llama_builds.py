@@ -7,6 +7,7 @@ come first.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -25,7 +26,12 @@ ONLY_THAT_INDEX = {
     "PIP_RETRIES": "0",
     "PIP_DEFAULT_TIMEOUT": "8",
 }
-GGML_NAMES = {"cpu": "CPU", "cuda": "CUDA", "metal": "MTL", "vulkan": "Vulkan"}
+GGML_NAMES = {"cpu": "CPU", "cuda": "CUDA", "metal": "MTL", "vulkan": "Vulkan", "rocm": "ROCm"}
+OPTIONS = {"cuda": "CUDA", "metal": "METAL", "vulkan": "VULKAN", "rocm": "HIP"}  # of CMake
+
+# Needed by ready-made CUDA builds, and in none of them: what of NVIDIA's CUDA has which library
+CUDA_LIBRARY = re.compile(r"lib(?:cudart|cublas|cublasLt)\.so\.(\d+)")
+CUDA_PACKAGES = ("nvidia-cuda-runtime", "nvidia-cublas")
 ILLEGAL_INSTRUCTION = (-signal.SIGILL, 0xC000001D)  # exit statuses; the latter on Windows
 
 # Would be compiled for nothing: llama.cpp's `common`, and what lets `mtmd` read videos by running
@@ -96,7 +102,7 @@ def cmake_flags(backend: str, machine: Machine) -> str:
     if backend == "cpu":
         own = ["-DGGML_METAL=off"] if machine.system == "Darwin" else []
     else:
-        own = [f"-DGGML_{backend.upper()}=on"]
+        own = [f"-DGGML_{OPTIONS[backend]}=on"]
     return shlex.join([*own, *LEAVE_OUT])
 
 
@@ -109,6 +115,11 @@ def missing_tool(backend: str, machine: Machine, found: set[str]) -> str:
         return (
             "The CUDA toolkit (nvcc) is needed to compile for an NVIDIA GPU, besides the driver. "
             "Install it from developer.nvidia.com/cuda-downloads and run again."
+        )
+    if backend == "rocm" and "hipcc" not in found:
+        return (
+            "ROCm's compiler (hipcc) is needed to compile for an AMD GPU: install ROCm as "
+            "rocm.docs.amd.com says, and run again. Vulkan needs the driver only: --backend vulkan"
         )
     if backend == "vulkan" and "glslc" not in found:
         return (
@@ -129,12 +140,25 @@ def compiler_line(system: str) -> str:
 
 def tools() -> set[str]:
     """The compilers found, by name or by the variable that names them."""
-    found = {name for name in ("c++", "g++", "clang++", "nvcc", "glslc") if shutil.which(name)}
+    names = ("c++", "g++", "clang++", "nvcc", "glslc", "hipcc")
+    found = {name for name in names if shutil.which(name)}
+    if os.access("/opt/rocm/bin/hipcc", os.X_OK):  # CMake looks there by itself
+        found.add("hipcc")
     found |= {name for name in ("CXX", "CUDACXX") if os.environ.get(name)}
     if "nvcc" not in found and os.access("/usr/local/cuda/bin/nvcc", os.X_OK):
         os.environ["CUDACXX"] = "/usr/local/cuda/bin/nvcc"  # its installer doesn't set PATH
         found.add("CUDACXX")
     return found
+
+
+def nvidia_packages(fault: str) -> tuple[str, ...]:
+    """NVIDIA's packages on PyPI with the libraries that a build lacks; () if it lacks others.
+    `localinfra/nvidia_libraries.py` loads them from there."""
+    found = CUDA_LIBRARY.search(fault)
+    if found is None:
+        return ()
+    major = int(found[1])
+    return tuple(f"{name}-cu{major}" if major < 13 else name for name in CUDA_PACKAGES)
 
 
 def verdict(status: int, output: str, backend: str) -> str:

@@ -6,6 +6,7 @@ ran.
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,13 @@ from localinfra.backend_detect import read
 from localinfra.errors import ModelUnavailable
 from localinfra.llama_builds import ILLEGAL_INSTRUCTION
 
-PROGRAM = "import llama_cpp as l; l.llama_backend_init(); print(l.llama_print_system_info())"
+PROGRAM = """
+from importlib import import_module
+from localinfra.nvidia_libraries import with_libraries
+l = with_libraries(lambda: import_module("llama_cpp"))
+l.llama_backend_init()
+print(l.llama_print_system_info())
+"""
 LIMIT_S = 60.0
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -45,11 +52,17 @@ def problem() -> str:
     return fault
 
 
-def tried() -> str:
+def tried(folder: Path | None = None) -> str:
+    """What is wrong with the build, the installed one or the one in the folder."""
     command = [sys.executable, "-P", "-c", PROGRAM]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT_S
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            env=environment_with(folder),
         )
     except subprocess.TimeoutExpired:
         return f"it did not load within {LIMIT_S:g} s"
@@ -66,6 +79,12 @@ def tried() -> str:
     if flags and lacking:
         return f"it was compiled for another CPU, with {', '.join(sorted(lacking))}"
     return ""
+
+
+def environment_with(folder: Path | None) -> dict[str, str]:
+    """A child's environment, in which packages of the folder come before installed ones."""
+    paths = (str(folder) if folder else "", os.environ.get("PYTHONPATH", ""))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def compiled_features(system_info: str) -> tuple[str, ...]:

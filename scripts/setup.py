@@ -29,7 +29,14 @@ from setup_choices import (  # noqa: E402 - needs the lines above
 from setup_shell import IS_WINDOWS, PYTHON, ROOT, VENV, Shell, only_setup, say  # noqa: E402
 
 from localinfra.backend_detect import BACKENDS, Machine, best_backend, gains_openvino, look  # noqa: E402
-from localinfra.llama_builds import TRIAL, attempts, missing_tool, tools, verdict  # noqa: E402
+from localinfra.llama_builds import (  # noqa: E402
+    TRIAL,
+    attempts,
+    missing_tool,
+    nvidia_packages,
+    tools,
+    verdict,
+)
 from localinfra.machine import cache_folder, cpu  # noqa: E402
 
 PARTS = ("serve", "test")  # test includes all that serve needs, but not what makes it faster
@@ -133,6 +140,15 @@ def trial(shell: Shell, backend: str) -> str:
     return verdict(code, shell.tail(), backend)
 
 
+def trial_with_libraries(shell: Shell, backend: str) -> str:
+    """The same; brings what a ready-made CUDA build lacks of NVIDIA's libraries."""
+    fault = trial(shell, backend)
+    packages = nvidia_packages(fault)
+    if packages and shell.pip("NVIDIA's libraries (0.6 GB)", packages):
+        return trial(shell, backend)
+    return fault
+
+
 def install_package(shell: Shell, part: str, requirements: Pins, machine: Machine) -> None:
     extras = "dev,embeddings,images" if part == "test" else "embeddings,images"
     title, package = "localinfra and its dependencies, including PyTorch", f"{ROOT}[{extras}]"
@@ -173,7 +189,7 @@ def install(shell: Shell, part: str, wanted: Build, requirements: Pins, machine:
         shell.must(done, "Compiling llama.cpp")
         (VENV / "setup.llama").unlink(missing_ok=True)
         install_package(shell, part, requirements, machine)
-        fault = trial(shell, wanted.backend)
+        fault = trial_with_libraries(shell, wanted.backend)
         if not fault:
             wanted.save(VENV / "setup.llama")
             return

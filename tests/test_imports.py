@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: dict[str, list[set[str]]] = {
     "": [
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
-        | {"outlet", "shares"},
+        | {"nvidia_libraries", "outlet", "shares", "wheels"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
         | {"certificate", "interpreter", "llama_builds", "picture_parts", "pictures"},
         {"deaths", "devices", "journal"},

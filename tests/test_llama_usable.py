@@ -1,5 +1,6 @@
 """Whether llama.cpp runs here is found out in a child process, once for each build and CPU."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 
     def write(body: str) -> None:
         (tmp_path / "llama_cpp.py").write_text(FAKE.format(body=body))
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
     return write
 

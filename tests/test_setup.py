@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from localinfra.backend_detect import (
+    BACKENDS,
     Machine,
     best_backend,
     parse_bf16,
@@ -116,7 +117,7 @@ def test_virtual_display_adapters_are_no_gpu(tmp_path: Path) -> None:
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(choices.SetupError, match=r"opencl.*cpu, cuda, metal, vulkan"):
+    with pytest.raises(choices.SetupError, match=r"opencl.*cpu, cuda, metal, vulkan, rocm"):
         choices.check_backend("opencl")
     choices.check_backend("")
 
@@ -132,7 +133,8 @@ def ways(backend: str, machine: Machine = LINUX, cached: bool = False, args: str
 def test_a_prebuilt_wheel_comes_first_and_compiling_last() -> None:
     assert ways("cpu") == ["prebuilt wheel (cpu)", "from source"]
     assert ways("cuda", nvidia(12, 4))[0] == "prebuilt wheel (cu124)"
-    for backend in ("cpu", "cuda", "metal", "vulkan"):
+    assert ways("rocm") == ["prebuilt wheel (rocm72)", "from source"]
+    for backend in BACKENDS:
         assert attempts(SPEC, backend, LINUX, False, "", Path("/c"))[-1].compiles
 
 
@@ -157,7 +159,7 @@ def test_prebuilt_wheels_come_only_from_their_own_index() -> None:
 
 
 def test_what_is_compiled_never_comes_into_pips_own_cache() -> None:
-    for backend in ("cpu", "cuda", "metal", "vulkan"):
+    for backend in BACKENDS:
         source = attempts(SPEC, backend, MAC, False, "", Path("/cache"))[-1]
         assert f"/cache/{backend}" in source.pip_arguments
     assert (
@@ -166,7 +168,11 @@ def test_what_is_compiled_never_comes_into_pips_own_cache() -> None:
 
 
 def test_what_no_model_needs_is_not_compiled() -> None:
-    for backend, flag in (("cpu", "-DGGML_METAL=off"), ("cuda", "-DGGML_CUDA=on")):
+    for backend, flag in (
+        ("cpu", "-DGGML_METAL=off"),
+        ("cuda", "-DGGML_CUDA=on"),
+        ("rocm", "-DGGML_HIP=on"),
+    ):
         source = attempts(SPEC, backend, MAC, False, "", Path("/cache"))[-1]
         own, inserted, videos = shlex.split(source.environment["CMAKE_ARGS"])
         assert (own, videos) == (flag, "-DMTMD_VIDEO=off")
@@ -223,6 +229,25 @@ def test_openvino_comes_where_it_is_a_gain_and_may_fail(
     assert ("doctor" in capsys.readouterr().err) is is_wanted
 
 
+def test_a_cuda_build_is_tried_again_with_nvidias_libraries() -> None:
+    lacks = "OSError: libcublas.so.13: cannot open shared object file"
+    done: list[str] = []
+
+    class LackingShell:
+        def run(self, title: str, command: list[str], environment: dict[str, str]) -> int:
+            return 0 if "nvidia-cublas" in done else 1
+
+        def tail(self) -> str:
+            return '{"backends": ["CUDA"]}' if "nvidia-cublas" in done else lacks
+
+        def pip(self, title: str, arguments: tuple[str, ...]) -> bool:
+            done.extend(arguments)
+            return True
+
+    assert setup.trial_with_libraries(LackingShell(), "cuda") == ""
+    assert done == ["nvidia-cuda-runtime", "nvidia-cublas"]
+
+
 def test_bf16_instructions_are_read_from_the_flags() -> None:
     assert parse_bf16("model name\t: X\nflags\t\t: fpu avx512_bf16 avx512f\n")
     assert parse_bf16("flags\t\t: amx_tile amx_bf16")
@@ -250,6 +275,7 @@ def test_a_missing_tool_is_named_before_anything_is_compiled() -> None:
     assert "xcode-select" in missing_tool("metal", MAC, set())
     assert "CUDA toolkit" in missing_tool("cuda", LINUX, {"c++"})
     assert "glslc" in missing_tool("vulkan", LINUX, {"c++"})
+    assert "hipcc" in missing_tool("rocm", LINUX, {"c++"})
     assert missing_tool("cuda", LINUX, {"g++", "CUDACXX"}) == ""
 
 

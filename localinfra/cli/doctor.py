@@ -27,7 +27,7 @@ from localinfra.cli.image_settings import ImageOutlook, look_at_images
 from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError
 from localinfra.install import HAS_SCRIPTS, pinned, pip, rebuild
-from localinfra.llama_builds import GGML_NAMES
+from localinfra.llama_builds import GGML_NAMES, nvidia_packages
 from localinfra.machine import CPU_FEATURES, features_of, parse_cpuinfo
 from localinfra.models import catalog
 
@@ -90,12 +90,16 @@ def findings(seen: Surroundings) -> list[Finding]:
     ]
     if isinstance(seen.llama, str):
         text = f"llama.cpp can't be used: {seen.llama}"
-        found.append(Finding("problem", text, install.repair(seen.has_scripts)))
+        packages = nvidia_packages(seen.llama)
+        mended = pip(*packages) if packages else install.repair(seen.has_scripts)
+        found.append(Finding("problem", text, mended))
     else:
         found.append(check_build(seen.llama))
         found += [describe_device(device) for device in seen.llama.devices if device.kind != "cpu"]
         found.append(check_gpu(seen.llama, seen.machine, seen.has_scripts))
         found.append(check_features(seen.llama, seen.cpu, seen.has_scripts))
+        if "Vulkan" in seen.llama.backends and seen.machine.rocm_version:
+            found.append(name_rocm(seen.machine, seen.has_scripts))
         if not seen.llama.gpu_offload:
             command = f"localinfra optimize {{}} --apply{seen.options}"
             for name, reason in seen.decided.items():
@@ -172,10 +176,24 @@ def check_gpu(build: LlamaBuild, machine: Machine, has_scripts: bool) -> Finding
 def check_features(build: LlamaBuild, cpu: Cpu, has_scripts: bool) -> Finding:
     unused = [name for name in cpu.features if name not in build.cpu_features]
     # Apple's builds leave NEON's extensions to Accelerate and Metal.
-    if not unused or build.gpu_offload:
+    if not unused or "MTL" in build.backends:
         return Finding("ok", "llama.cpp uses the instructions of this CPU")
+    if build.gpu_offload:
+        text = (
+            f"This build doesn't use {' '.join(unused)} of the CPU: layers that don't fit the GPU "
+            "are many times slower than they could be"
+        )
+        backend = next((GPU_BACKENDS[name] for name in build.backends if name in GPU_BACKENDS), "")
+        command = rebuild(backend, compiles=True, has_scripts=has_scripts)
+        return Finding("hint", text, command)
     text = f"This CPU has {' '.join(unused)}, which this build of llama.cpp doesn't use"
     return Finding("hint", text, rebuild("cpu", compiles=True, has_scripts=has_scripts))
+
+
+def name_rocm(machine: Machine, has_scripts: bool) -> Finding:
+    """Neither is always the faster one."""
+    text = f"ROCm {machine.rocm_version} is installed: its build may be faster than Vulkan's"
+    return Finding("ok", text, rebuild("rocm", has_scripts=has_scripts))
 
 
 def check_weights(packages: frozenset[str]) -> Finding:

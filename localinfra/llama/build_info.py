@@ -12,9 +12,11 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
+from localinfra import machine
+from localinfra.backend_detect import read
 from localinfra.llama.library import libggml, llama_cpp
 from localinfra.llama.load_log import device_of
-from localinfra.llama_usable import compiled_features
+from localinfra.llama_usable import CPUINFO, compiled_features
 
 # enum ggml_backend_dev_type of ggml-backend.h, in its order
 DEVICE_KINDS = ("cpu", "gpu", "integrated gpu", "accelerator", "meta")
@@ -48,6 +50,14 @@ def build_info() -> BuildInfo:
         gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
         devices=devices(),
     )
+
+
+def unused_features() -> tuple[str, ...]:
+    """What this CPU has and this build doesn't use: ready-made CUDA builds not even AVX2. () where
+    the system doesn't say what the CPU has."""
+    _, flags = machine.parse_cpuinfo(read(CPUINFO))
+    compiled = compiled_features(llama_cpp.llama_print_system_info().decode())
+    return tuple(name for name in machine.features_of(flags) if name not in compiled)
 
 
 def backends() -> tuple[str, ...]:

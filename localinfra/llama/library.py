@@ -10,6 +10,8 @@ import importlib.util
 import sys
 from typing import Any
 
+from localinfra.nvidia_libraries import with_libraries
+
 PACKAGE = "llama_cpp"
 
 _spec = importlib.util.find_spec(PACKAGE)
@@ -18,6 +20,8 @@ _is_imported = PACKAGE in sys.modules
 if _bare and not _is_imported:
     sys.modules[PACKAGE] = _bare
 try:
+    # It needs all others but libllama: here a CUDA build says which libraries it lacks.
+    with_libraries(lambda: importlib.import_module("llama_cpp._ggml"))
     from llama_cpp import llama_cpp, llama_cpp_ext
     from llama_cpp._ggml import libggml
 finally:

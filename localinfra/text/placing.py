@@ -6,17 +6,17 @@ if memory runs out.
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from localinfra import machine
+from localinfra import install, machine
 from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
-from localinfra.llama.build_info import free_memory
+from localinfra.llama.build_info import free_memory, unused_features
 from localinfra.llama.model import (
     OTHER_WINDOWS,
     LoadFailed,
@@ -124,6 +124,16 @@ def plan_text(
         gpu_layers=layers,
         tensor_split=split,
     )
+
+
+def warn_of_slow_layers(name: str, num_on_cpu: int, unused: Sequence[str]) -> None:
+    """`unused`: what the CPU has for them and the build does not use."""
+    if num_on_cpu > 0 and "AVX2" in unused:
+        logger.warning(
+            "%s: %d layers stay on the CPU, where this build of llama.cpp doesn't use %s: that "
+            "makes them many times slower. One compiled for this machine does: %s",
+            name, num_on_cpu, " ".join(unused), install.rebuild(compiles=True),
+        )  # fmt: skip
 
 
 def sized(
@@ -248,7 +258,11 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple["LlamaConte
     layers, settings = plan.gpu_layers, plan.settings
     while True:
         try:
-            return load_with_layers(entry, plan, settings, layers)
+            context, model = load_with_layers(entry, plan, settings, layers)
+            if model.is_offloaded:
+                num_on_cpu = plan.header.block_count + 1 - layers
+                warn_of_slow_layers(name, num_on_cpu, unused_features())
+            return context, model
         except LoadFailed as error:
             if settings.full_window and entry.window_cache == "auto":
                 logger.warning("%s: loading failed (%s); trying a window cache", name, error)

