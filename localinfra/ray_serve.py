@@ -52,7 +52,7 @@ GATEWAY = "gateway"
 MOST_ONGOING = 100_000
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 10.0, 30.0
 DRAIN_LOOK_S = 0.5  # between two looks whether a replica that shall end still answers
-CLOSE_S = 30.0  # to free models, after the deadline of running answers
+CLOSE_S = 30.0  # to free models, after that
 RUNTIME = "localinfra.runtime:Runtime"
 
 
@@ -161,8 +161,9 @@ def without_own_id(app: ASGIApp) -> ASGIApp:
 class EngineReplica:
     """A whole application, whose models are those of its group. On Serve's loop for user code."""
 
-    async def __init__(self, config: Config, group: str, runtime_path: str):
-        """The replica gets requests once this has returned: with its `preload` models loaded."""
+    async def __init__(self, config: Config, group: str, runtime_path: str):  # type: ignore[misc]
+        """Serve awaits it. The replica gets requests from then on: with its `preload` models
+        loaded."""
         self._trouble = ""  # for which only a new process helps
         logs.configure(config.server.log_level, config.server.log_format)
         origin = GroupOrigin(config, group)
@@ -208,6 +209,7 @@ class GroupOrigin(Origin):
 
     def __init__(self, config: Config, group: str):
         super().__init__()
+        self.has_named_keys = True  # or other keys: whoever deploys has checked that
         self._config = config
         self._group = group
 
@@ -269,7 +271,8 @@ def deploy(config: Config, runtime: str = RUNTIME) -> None:
         num_replicas=config.scale.settings.gateways,
         max_ongoing_requests=MOST_ONGOING,
         ray_actor_options={"num_cpus": 0},
-        **lifecycle(settings),
+        max_surge_percent=100,
+        **lifecycle(config),
     )
     serve.run(ingress.bind(config, engines), name=APP, route_prefix="/")
 
@@ -293,17 +296,18 @@ def engine(config: Config, group: str, table: ReplicaGroup, runtime: str) -> Any
         max_ongoing_requests=MOST_ONGOING,
         ray_actor_options={"num_cpus": table.num_cpus or 1, "num_gpus": table.num_gpus},
         request_router_config=RequestRouterConfig(request_router_class=NamedRouter),
-        **lifecycle(server),
+        max_surge_percent=100 if table.start_first else 0,
+        **lifecycle(config),
     )
     return deployment.bind(own, group, runtime)
 
 
-def lifecycle(settings: ServerSettings) -> dict[str, float]:
+def lifecycle(config: Config) -> dict[str, float]:
     return {
         "health_check_period_s": HEALTH_PERIOD_S,
         "health_check_timeout_s": HEALTH_TIMEOUT_S,
         "graceful_shutdown_wait_loop_s": DRAIN_LOOK_S,
-        "graceful_shutdown_timeout_s": settings.shutdown_timeout_s + CLOSE_S,
+        "graceful_shutdown_timeout_s": config.scale.settings.drain_s + CLOSE_S,
     }
 
 

@@ -35,6 +35,9 @@ class ReplicaGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     target_ongoing_requests: Annotated[float, Meta(gt=0, le=10_000)] = 8.0
     upscale_delay_s: Delay = 30.0  # how long the load must be above that
     downscale_delay_s: Delay = 600.0  # how long it must be below: what a replica kept is then lost
+    # an update starts new replicas before it ends old ones, and waits for free cores and GPUs to do
+    # so; else old ones end first, a fifth of them at a time
+    start_first: bool = False
 
     def __post_init__(self) -> None:
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
@@ -51,6 +54,8 @@ class RaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # processes that check requests and hand them on; each knows only its own requests' load, and
     # counts the limits of keys for itself
     gateways: Count = 1
+    # how long a replica that shall end may go on with its answers
+    drain_s: Delay = 300.0
 
 
 class Scale(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ class Placement:
         self._most_borders = most_borders
         self._holders: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()  # the latest first
         self._running: Counter[str] = Counter()
+        self._num_chosen = 0
 
     @contextlib.contextmanager
     def running(self, replica: str, prefix: Prefix) -> Iterator[None]:
@@ -56,9 +57,11 @@ class Placement:
             best = min(holders, key=loads.__getitem__)
             if loads[best] <= 2 * least + SLACK:
                 return best
+        self._num_chosen += 1
+        origin = prefix.origin or b"%d" % self._num_chosen  # or all would meet on one replica
         return max(
             (name for name, load in loads.items() if load == least),
-            key=lambda name: (name in holders, _weight(prefix.origin, name)),
+            key=lambda name: (name in holders, _weight(origin, name)),
         )
 
     def _deepest(self, prefix: Prefix, known: Collection[str]) -> tuple[int, list[str]]:

@@ -42,7 +42,12 @@ def test_without_a_body(method: str, path: str, reach: Reach, model: str | None)
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/chat/completions", "/v1/openai/chat/completions", "/v1/messages", "/anthropic/v1/messages"],
+    [
+        "/v1/chat/completions",
+        "/v1/openai/chat/completions",
+        "/v1/messages",
+        "/anthropic/v1/messages",
+    ],
 )
 def test_a_chat_names_its_model_and_begins_with_its_messages(path: str) -> None:
     found = asked("POST", path, CHAT)

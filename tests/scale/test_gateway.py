@@ -6,12 +6,13 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from named import holders_of
+from named import key_file
 from prometheus_client.parser import text_string_to_metric_families
 from scaling import NO_PULLED, ScaledEcho
 
 from localinfra.api.http.state import AppState
 from localinfra.api.openai.image_files import ImageFiles
+from localinfra.keys.holders import Holders
 
 
 @pytest.fixture
@@ -30,7 +31,9 @@ def test_a_chat_is_answered_as_ever(scaled: ScaledEcho) -> None:
 
 def test_a_stream_arrives_whole(scaled: ScaledEcho) -> None:
     body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}], "stream": True}
-    with scaled.client.stream("POST", "/v1/chat/completions", json=body | {"temperature": 0}) as got:
+    with scaled.client.stream(
+        "POST", "/v1/chat/completions", json=body | {"temperature": 0}
+    ) as got:
         lines = list(got.iter_lines())
     assert got.headers["content-type"].startswith("text/event-stream")
     assert lines[-2] == "data: [DONE]" and '"finish_reason":"stop"' in lines[-4]
@@ -105,7 +108,9 @@ def test_a_stream_that_breaks_off_says_so(scaled: ScaledEcho, path: str, last: s
 
 def test_stored_responses_are_found_from_any_replica(scaled: ScaledEcho) -> None:
     for number in range(4):
-        first = scaled.client.post("/v1/responses", json={"model": "echo", "input": f"one {number}"})
+        first = scaled.client.post(
+            "/v1/responses", json={"model": "echo", "input": f"one {number}"}
+        )
         id = first.json()["id"]
         assert scaled.client.get(f"/v1/responses/{id}").json()["id"] == id
         body = {"model": "echo", "input": "two", "previous_response_id": id}
@@ -137,7 +142,11 @@ def test_image_urls_are_found_from_any_replica(scaled: ScaledEcho) -> None:
 
 
 def test_a_client_that_leaves_frees_its_place(scaled: ScaledEcho) -> None:
-    body = {"model": "slow", "messages": [{"role": "user", "content": "x" * 1500}], "temperature": 0}
+    body = {
+        "model": "slow",
+        "messages": [{"role": "user", "content": "x" * 1500}],
+        "temperature": 0,
+    }
     with scaled.client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as got:
         next(got.iter_lines())
     with pytest.raises(httpx2.TimeoutException):  # before the answer begins
@@ -168,7 +177,8 @@ def test_running_requests_and_metrics_are_those_of_all(scaled: ScaledEcho) -> No
 
 
 def test_keys_are_checked_and_limited_by_the_gateway(tmp_path: Path) -> None:
-    holders = holders_of(tmp_path / "keys" / "keys.json", {"limited": {"rpm": 3}})
+    holders = Holders(key_file(tmp_path, {"limited": {"rpm": 3}}))
+    holders.read()
     scaled = ScaledEcho(tmp_path, NO_PULLED, holders)
     try:
         assert scaled.say("hello").status_code == 401 and not scaled.fleet.answered

@@ -47,7 +47,10 @@ def test_models_that_no_group_names_get_one(tmp_path: Path) -> None:
         ),
         ("[ray.group.a]\n[ray.group.b]", '[ray.group."b"] models: missing; only one group'),
         ('[ray.group.others]\nmodels = ["echo"]', "give it another name"),
-        ("[ray.group.a]\nnum_gpu = 1", '[ray.group."a"] num_gpu: unknown key; did you mean num_gpus'),
+        (
+            "[ray.group.a]\nnum_gpu = 1",
+            '[ray.group."a"] num_gpu: unknown key; did you mean num_gpus',
+        ),
         ("[ray.group.a]\nmax_replicas = 0", '[ray.group."a"] max_replicas: expected an integer'),
         ("[ray.group.a]\nmin_replicas = 3\nmax_replicas = 2", "it is less than min_replicas"),
         ("[ray]\ngateways = 0", "[ray] gateways: expected an integer from 1"),

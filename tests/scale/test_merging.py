@@ -42,7 +42,10 @@ def test_each_model_is_described_by_its_own_group(groups: Groups) -> None:
 
 
 def test_running_requests_are_those_of_all(groups: Groups) -> None:
-    replies = [reply("a", "a1", {"data": [1]}), reply("a", "a2", {"data": [2, 3], "object": "list"})]
+    replies = [
+        reply("a", "a1", {"data": [1]}),
+        reply("a", "a2", {"data": [2, 3], "object": "list"}),
+    ]
     assert msgspec.json.decode(merged("/v1/requests", replies, groups).body)["data"] == [1, 2, 3]
 
 

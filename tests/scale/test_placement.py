@@ -100,7 +100,10 @@ def test_another_replica_moves_few_conversations() -> None:
     moved = 0
     for number in range(400):
         prefix = conversation(number, 1)
-        four, five = Placement().choose(prefix, idle()), Placement().choose(prefix, idle(*NAMES, "e"))
+        four, five = (
+            Placement().choose(prefix, idle()),
+            Placement().choose(prefix, idle(*NAMES, "e")),
+        )
         moved += four != five
         assert five in (four, "e")
     assert moved < 400 / 5 * 1.5
@@ -108,6 +111,11 @@ def test_another_replica_moves_few_conversations() -> None:
 
 def test_what_others_report_counts_too() -> None:
     assert Placement().choose(Prefix(), {"a": 3, "b": 1, "c": 2}) == "b"
+
+
+def test_requests_without_a_prefix_are_spread() -> None:
+    placement = Placement()
+    assert {placement.choose(Prefix(), idle()) for _ in range(40)} == set(NAMES)
 
 
 def test_old_prefixes_are_forgotten_first() -> None:

@@ -77,6 +77,8 @@ def test_endless_conversations_stop_to_count() -> None:
     assert len(prefix(messages=[user("a")] * (2 * MOST_BORDERS)).borders) == MOST_BORDERS
 
 
-@pytest.mark.parametrize("raw", [b'[{"role": 1}]', b"[1, [2]]", b'["\xff"]', b"[" * 5000, b'"\xff"'])
+@pytest.mark.parametrize(
+    "raw", [b'[{"role": 1}]', b"[1, [2]]", b'["\xff"]', b"[" * 5000, b'"\xff"']
+)
 def test_wrong_values_are_left_to_the_replica(raw: bytes) -> None:
     prefix_of({"messages": msgspec.Raw(raw)}, "")
