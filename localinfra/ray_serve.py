@@ -22,7 +22,8 @@ from ray.exceptions import RayActorError
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
-from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from ray.serve.schema import LoggingConfig
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra import logs
@@ -38,6 +39,7 @@ from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.origin import Origin
 from localinfra.runtime import Runtime
+from localinfra.scale import registry
 from localinfra.scale.forwarded import Batches, Fleet, Forwarded, ReplicaLost
 from localinfra.scale.gateway import create_gateway
 from localinfra.scale.groups import Groups
@@ -58,15 +60,13 @@ RUNTIME = "localinfra.runtime:Runtime"
 
 # --- Routing ------------------------------------------------------------------------------------
 
-_routers: dict[str, "NamedRouter"] = {}  # of this process, by deployment
-
 
 class NamedRouter(RequestRouter):  # type: ignore[misc]  # ray has no annotations that mypy reads
     """Sends a call to the replica that its `replica` argument names, as long as that runs; else to
     one with few requests."""
 
     def initialize_state(self, **options: object) -> None:
-        _routers[self._deployment_id.name] = self
+        registry.routers[self._deployment_id.name] = self
 
     async def choose_replicas(
         self,
@@ -76,8 +76,18 @@ class NamedRouter(RequestRouter):  # type: ignore[misc]  # ray has no annotation
         name = pending_request.kwargs.get("replica") if pending_request else None
         if pending_request:
             pending_request.routing_context.should_backoff = True
-        named = [one for one in candidate_replicas if one.replica_id.unique_id == name]
-        return [named, candidate_replicas] if named else [candidate_replicas]
+        for one in candidate_replicas:
+            if one.replica_id.unique_id == name:
+                self._trust(one.replica_id)
+                return [[one], candidate_replicas]
+        return [candidate_replicas]
+
+    def _trust(self, id: ReplicaID) -> None:
+        """Or Serve would ask a replica that had no request for 10 s how many it has, and take
+        another one if it does not answer within 0.1 s. It tells with each answer anyway."""
+        cache = self.replica_queue_len_cache
+        if cache.get(id) is None:
+            cache.update(id, 0)
 
     def known_loads(self) -> dict[str, int]:
         """The requests of each replica as far as this process knows. Any thread."""
@@ -93,17 +103,20 @@ class ServeFleet:
         self._streams = {name: one.options(stream=True) for name, one in handles.items()}
 
     def replicas(self, group: str) -> Mapping[str, int]:
-        router = _routers.get(deployment_name(group))
+        router = registry.routers.get(deployment_name(group))
         return router.known_loads() if router else {}
 
     async def answer(self, group: str, replica: str | None, request: Forwarded) -> Batches:
         batches = self._streams[group].answer.remote(request, replica=replica)
+        has_ended = False
         with losing_replicas():
             try:
                 async for batch in batches:
                     yield batch
+                has_ended = True
             finally:
-                batches.cancel()  # has no effect on one that has ended
+                if not has_ended:
+                    batches.cancel()
 
     async def knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
         with losing_replicas():
@@ -262,7 +275,11 @@ def deploy(config: Config, runtime: str = RUNTIME) -> None:
     `runtime`: the class of the replicas' runtime, as MODULE:NAME."""
     settings = config.server
     groups = Groups(config.scale, catalog_file.discover(config), config.path)
-    serve.start(http_options=http_options(settings), proxy_location="EveryNode")
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(
+        http_options=http_options(settings), proxy_location="EveryNode", logging_config=quiet
+    )
     engines = {
         group: engine(config, group, table, runtime) for group, table in groups.tables.items()
     }
@@ -274,7 +291,8 @@ def deploy(config: Config, runtime: str = RUNTIME) -> None:
         max_surge_percent=100,
         **lifecycle(config),
     )
-    serve.run(ingress.bind(config, engines), name=APP, route_prefix="/")
+    bound = ingress.bind(config, engines)
+    serve.run(bound, name=APP, route_prefix="/", logging_config=quiet)
 
 
 def engine(config: Config, group: str, table: ReplicaGroup, runtime: str) -> Any:

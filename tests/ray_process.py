@@ -63,12 +63,13 @@ class RayServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.path = folder / "models.toml"
         self.path.write_text(MODELS.replace("PORT", str(self.port)))
-        self.log = folder / "log"
+        self._log_path = folder / "log"
+        self._log = self._log_path.open("wb")
         self._process = subprocess.Popen(
             [sys.executable, SERVER, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.log.open("wb"),
+            stderr=self._log,
             text=True,
             # As many as it needs, however many this machine has: Ray only counts them.
             env=os.environ | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 8}'},
@@ -89,7 +90,7 @@ class RayServer:
             if line.startswith("{"):
                 found: dict[str, dict[str, int]] = json.loads(line)
                 return found
-        raise RuntimeError(self.log.read_text()[-4000:])
+        raise RuntimeError(self._log_path.read_text()[-4000:])
 
     def say(self, model: str, *messages: str, **fields: Any) -> httpx2.Response:
         turns = [
@@ -104,3 +105,6 @@ class RayServer:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait()
+        assert self._process.stdout
+        self._process.stdout.close()
+        self._log.close()

@@ -154,18 +154,20 @@ class Gateway:
         for id in ids:
             if (known := self._owners.get((caller, id))) and known in everywhere:
                 return known
-        found = await asyncio.gather(
-            *(self._fleet.knows(*place, caller, ids) for place in everywhere),
-            return_exceptions=True,
-        )
-        pairs = zip(everywhere, found, strict=True)
-        owner = next((place for place, knows in pairs if knows is True), None)
+        found = await asyncio.gather(*(self._knows(*place, caller, ids) for place in everywhere))
+        owner = next((place for place, knows in zip(everywhere, found, strict=True) if knows), None)
         if owner:
             for id in ids:
                 self._owners[caller, id] = owner
             while len(self._owners) > MOST_OWNERS:
                 self._owners.popitem(last=False)
         return owner
+
+    async def _knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
+        try:
+            return await self._fleet.knows(group, replica, caller, ids)
+        except ReplicaLost:
+            return False
 
     # --- Several replicas -----------------------------------------------------------------------
 
