@@ -260,6 +260,7 @@ def join(address: str | None) -> bool:
     """Joins a cluster, or starts one on this machine. Returns whether it was started: it ends with
     this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default, all other programs come first
     address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
     if address is None:
