@@ -8,7 +8,7 @@ from starlette.types import Message, Scope
 
 from localinfra.api.http.state import RequestState
 
-USED = "localinfra.used"  # the type of an answer's last message
+USED = "localinfra.used"  # the type of the message before an answer's last one
 
 
 class ReplicaLost(Exception):
@@ -70,7 +70,7 @@ class Forwarded(msgspec.Struct, frozen=True):
 
 
 Batch = list[Message]  # of an answer, that were ready together
-# An answer's messages, the last of them of type USED.
+# An answer's messages, with one of type USED before the last.
 Batches = AsyncGenerator[Batch, None]
 
 
@@ -90,6 +90,10 @@ class Fleet(Protocol):
     async def knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
         """Whether the replica keeps one of these for the caller. Raises ReplicaLost."""
         ...
+
+
+def is_last(message: Message) -> bool:
+    return message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 def used_message(state: RequestState) -> dict[str, Any]:

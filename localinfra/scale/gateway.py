@@ -31,7 +31,7 @@ from localinfra.keys.holders import Holders
 from localinfra.logs import about
 from localinfra.models.catalog import Catalog
 from localinfra.scale.asked import Asked, Reach, asked_for
-from localinfra.scale.forwarded import USED, Fleet, Forwarded, ReplicaLost
+from localinfra.scale.forwarded import USED, Fleet, Forwarded, ReplicaLost, is_last
 from localinfra.scale.groups import Groups
 from localinfra.scale.merging import METRICS, Reply, merged
 from localinfra.scale.placement import Placement
@@ -86,9 +86,18 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await receive_body(Request(scope, receive), self._limits)
-        await until_disconnect(receive, self._answer(scope, body, send))
+        answer = _Answer(scope, send)
 
-    async def _answer(self, scope: Scope, body: bytes, send: Send) -> None:
+        async def until_left() -> Message:
+            """A client that has its whole answer leaves too, while the replica cleans up."""
+            message = await receive()
+            if answer.has_ended:
+                await asyncio.Event().wait()
+            return message
+
+        await until_disconnect(until_left, self._answer(scope, body, answer))
+
+    async def _answer(self, scope: Scope, body: bytes, answer: "_Answer") -> None:
         """Cancelled if the client leaves."""
         request = Forwarded.of(scope, body)
         seed = "" if self._shares_prefixes else request.caller
@@ -98,11 +107,10 @@ class Gateway:
         else:
             asked = await asyncio.to_thread(asked_for, *given)
         if asked.reach is not Reach.ONE:
-            await self._answer_together(request, asked, send)
+            await self._answer_together(request, asked, answer)
             return
         self._count(scope, asked)
         owner = await self._owner(request.caller, asked.ids) if asked.ids else None
-        answer = _Answer(scope, send)
         failed: list[str] = []
         for _ in range(MAX_TRIES):
             group, replica = owner or self._chosen(asked, failed)
@@ -112,7 +120,8 @@ class Gateway:
             except ReplicaLost as lost:
                 logger.warning("replica %s: %s", replica or group, lost, extra=about(request.id))
                 if answer.has_begun:
-                    await answer.break_off()
+                    if not answer.has_ended:
+                        await answer.break_off()
                     return
                 failed.append(replica or "")
                 owner = None
@@ -171,7 +180,7 @@ class Gateway:
 
     # --- Several replicas -----------------------------------------------------------------------
 
-    async def _answer_together(self, request: Forwarded, asked: Asked, send: Send) -> None:
+    async def _answer_together(self, request: Forwarded, asked: Asked, answer: "_Answer") -> None:
         """Raises ModelUnavailable."""
         if request.path == METRICS:  # or they might be in several formats
             request = without_header(request, b"accept")
@@ -182,10 +191,10 @@ class Gateway:
         if not whole:
             raise died()
         reply = merged(request.path, whole, self._groups)
-        await send(
+        await answer.pass_on(
             {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
         )
-        await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+        await answer.pass_on({"type": "http.response.body", "body": reply.body})
 
     def _reached(self, asked: Asked) -> list[tuple[str, str | None]]:
         """A group without replicas is started for requests of its own models only."""
@@ -224,6 +233,7 @@ class _Answer:
         self._send = send
         self._type = b""
         self.has_begun = False
+        self.has_ended = False
 
     async def pass_on(self, message: Message) -> None:
         if message["type"] == USED:
@@ -234,6 +244,7 @@ class _Answer:
             headers: Mapping[bytes, bytes] = dict(message["headers"])
             self._type = headers.get(b"content-type", b"").partition(b";")[0]
         self.has_begun = True
+        self.has_ended = is_last(message)
         await self._send(message)
 
     async def break_off(self) -> None:
@@ -249,6 +260,7 @@ class _Answer:
             last = error_body(error, self._scope) + b"\n"
         else:
             raise error
+        self.has_ended = True
         await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
 

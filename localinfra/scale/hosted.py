@@ -12,7 +12,7 @@ from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.image_files import ImageFiles
 from localinfra.api.openai.responses.store import ResponseStore
 from localinfra.keys.meter import Permit
-from localinfra.scale.forwarded import Batch, Batches, Forwarded, used_message
+from localinfra.scale.forwarded import Batch, Batches, Forwarded, is_last, used_message
 
 
 class HostedApp:
@@ -36,14 +36,13 @@ class HostedApp:
         state = RequestState.of(scope)
         state.id, state.caller, state.may_manage = request.id, request.caller, request.may_manage
         state.permit = Permit(models=request.models)
-        sent, client = _Sent(), _Client(request.body)
+        sent, client = _Sent(state), _Client(request.body)
         work = asyncio.ensure_future(self._app(scope, client.receive, sent.send))
         work.add_done_callback(sent.wake)
         try:
             while batch := await sent.take(work):
                 yield batch
             work.result()
-            yield [used_message(state)]
         finally:
             client.gone.set()
             if not work.done():
@@ -81,13 +80,17 @@ class _Client:
 
 
 class _Sent:
-    """Messages that the application has sent and nobody has taken yet."""
+    """Messages that the application has sent and nobody has taken yet. Before the last one is what
+    the request has used: after that, nobody may listen any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: RequestState) -> None:
+        self._state = state
         self._batch: Batch = []
         self._ready = asyncio.Event()
 
     async def send(self, message: Message) -> None:
+        if is_last(message):
+            self._batch.append(used_message(self._state))
         self._batch.append(message)
         self._ready.set()
 

@@ -25,9 +25,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_without_ray_it_says_how_to_install_it(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_ray_it_says_how_to_install_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "localinfra.ray_serve", None)
     done = CliRunner().invoke(main, ["ray", str(path)])
     assert done.exit_code == 2

@@ -177,7 +177,7 @@ def test_running_requests_and_metrics_are_those_of_all(scaled: ScaledEcho) -> No
 
 
 def test_keys_are_checked_and_limited_by_the_gateway(tmp_path: Path) -> None:
-    holders = Holders(key_file(tmp_path, {"limited": {"rpm": 3}}))
+    holders = Holders(key_file(tmp_path, {"limited": {"rpm": 3, "tpm": 1000}}))
     holders.read()
     scaled = ScaledEcho(tmp_path, NO_PULLED, holders)
     try:
@@ -187,6 +187,9 @@ def test_keys_are_checked_and_limited_by_the_gateway(tmp_path: Path) -> None:
         assert [reply.status_code for reply in replies] == [200, 200, 200, 429]
         assert replies[0].headers["x-ratelimit-limit-requests"] == "3"
         assert "retry-after" in replies[3].headers
+        # What was used is settled at the end: far less than what was set aside at the start.
+        left = [int(reply.headers["x-ratelimit-remaining-tokens"]) for reply in replies[:3]]
+        assert left[0] < 750 and left[2] > 500
         assert scaled.client.get("/v1/models").status_code == 200
     finally:
         scaled.close()
