@@ -34,7 +34,7 @@ hypothesis.settings.load_profile("repeatable")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Of `-n auto`: two for the whole default run, which leaves half of two cores idle. None for
     single files, and for slow tests, which use all cores themselves."""
-    is_default = config.option.markexpr == "not slow and not clients and not browser"
+    is_default = config.option.markexpr == "not slow and not clients and not browser and not ray"
     has_all = config.args == config.getini("testpaths")
     return min(2, os.cpu_count() or 1) if is_default and has_all else 0
 

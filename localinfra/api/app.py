@@ -25,6 +25,7 @@ from localinfra.api.http.limiting import Limiting
 from localinfra.api.http.paths import CanonicalPaths
 from localinfra.api.http.running import Running
 from localinfra.api.http.state import AppState
+from localinfra.api.http.vouched import Vouched
 from localinfra.api.metrics import RequestMetrics, get_metrics
 from localinfra.api.ollama.chat import create_ollama_chat
 from localinfra.api.ollama.embed import create_old_ollama_embedding, create_ollama_embeddings
@@ -163,12 +164,17 @@ def routes(*, has_ollama: bool) -> list[Route]:
 
 
 def create_app(
-    runtime: Runtime, ledger: Ledger | None = None, holders: Holders | None = None
+    runtime: Runtime,
+    ledger: Ledger | None = None,
+    holders: Holders | None = None,
+    *,
+    is_vouched_for: bool = False,
 ) -> Starlette:
     """The application over a runtime; its lifespan starts loading the models and closes them.
 
     Usage goes to the ledger if there is one, else to the metrics only. `holders`: of named keys,
-    which have been read."""
+    which have been read. `is_vouched_for`: whoever calls it has checked the requests, as `Guard`
+    does, and set their `RequestState`."""
     ledger = ledger or Ledger()
     images, access, running = ImageFiles(), Access(holders=holders), Running()
 
@@ -201,7 +207,7 @@ def create_app(
             Middleware(CanonicalPaths),
             Middleware(RequestMetrics, metrics=state.metrics),
             Middleware(Arriving),
-            Middleware(Guard, access=access),
+            Middleware(Vouched) if is_vouched_for else Middleware(Guard, access=access),
             Middleware(Limiting),
             Middleware(Leasing, runtime=runtime),
             Middleware(Leaving, running=running),

@@ -15,6 +15,7 @@ from localinfra.errors import ApiError, ConfigError
 
 COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "serve": ("serve", "Serve the models of models.toml over HTTP."),
+    "ray": ("ray", "Serve them by many processes, on one machine or many, with Ray."),
     "run": ("run", "Talk with a model, fetched first if need be."),
     "chat": ("chat", "Talk with a model in the terminal."),
     "launch": ("launch", "Start a coding agent on a model of a running server."),

@@ -1,4 +1,4 @@
-"""Finds and reads the settings file, and decodes its `[server]` table.
+"""Finds and reads the settings file, and decodes its `[server]` and `[ray]` tables.
 
 The `[model."NAME"]` tables pass through raw: `models/catalog.py` interprets them.
 Holds secrets, and never prints or logs them.
@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from localinfra.addresses import is_loopback
+from localinfra.config.scale import Scale, read_scale
 from localinfra.config.sizes import AutoOrSize, Size
 from localinfra.config.tables import decode, suggestion
 from localinfra.errors import ConfigError
@@ -22,7 +23,7 @@ from localinfra.logs import LogFormat
 
 PACKAGE = Path(__file__).parent.parent
 MIB = 1024 * 1024
-TABLES = ("server", "model")
+TABLES = ("server", "model", "ray")
 FROM_ENVIRONMENT = {  # a container's settings without a file, and keys outside of files
     "LOCALINFRA_API_KEYS": "api_keys",
     "LOCALINFRA_ALLOWED_HOSTS": "allowed_hosts",
@@ -177,6 +178,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     server: ServerSettings
     models: Mapping[str, object]  # the raw [model."NAME"] tables, for catalog.load
+    scale: Scale = Scale()
 
     @property
     def folder(self) -> Path:
@@ -206,6 +208,7 @@ def read(tables: Mapping[str, object], path: Path) -> Config:
         path=path,
         server=msgspec.structs.replace(server, **files),
         models=subtable(tables, "model", path),
+        scale=read_scale(subtable(tables, "ray", path), path),
     )
 
 

@@ -44,6 +44,10 @@ class ImageFiles:
             self._drop(next(iter(self._images)))
         return f"{IMAGE_FILES}/{name}"
 
+    def has(self, name: str) -> bool:
+        self._drop_expired()
+        return name in self._images
+
     def get(self, name: str) -> KeptImage:
         """Raises NotFound if there is no such image, or no longer."""
         self._drop_expired()

@@ -1,0 +1,359 @@
+"""localinfra on Ray Serve: a gateway deployment, and a deployment of replicas for each group of
+models. The only importer of ray; nothing but `localinfra ray` imports it.
+
+    client → Serve's HTTP proxy → Gateway (scale/gateway.py) → EngineReplica (scale/hosted.py)
+
+The proxy can't read bodies, so it can't know which replica has a prompt's prefix: the gateway
+chooses, and `NamedRouter` does as it says. https://docs.ray.io/en/latest/serve/
+"""
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import ray
+from msgspec.structs import replace
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from ray.serve.schema import LoggingConfig
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from localinfra import logs
+from localinfra.api.app import create_app
+from localinfra.config.scale import ReplicaGroup
+from localinfra.config.settings import Config, ServerSettings
+from localinfra.costs import Ledger, default_path
+from localinfra.errors import ApiError
+from localinfra.keys import file as key_file
+from localinfra.keys.holders import Holders
+from localinfra.models import catalog as catalog_file
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import ModelEntry, TextModelEntry
+from localinfra.origin import Origin
+from localinfra.runtime import Runtime
+from localinfra.scale import registry
+from localinfra.scale.forwarded import Batches, Fleet, Forwarded, ReplicaLost
+from localinfra.scale.gateway import create_gateway
+from localinfra.scale.groups import Groups
+from localinfra.scale.hosted import HostedApp
+
+logger = logging.getLogger(__name__)
+
+APP = "localinfra"
+GATEWAY = "gateway"
+# Requests wait in the engines, which refuse more than `max_queue` of each model; Serve's own limit
+# is only to be beyond that.
+MOST_ONGOING = 100_000
+HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 10.0, 30.0
+DRAIN_LOOK_S = 0.5  # between two looks whether a replica that shall end still answers
+CLOSE_S = 30.0  # to free models, after that
+RUNTIME = "localinfra.runtime:Runtime"
+
+
+# --- Routing ------------------------------------------------------------------------------------
+
+
+class NamedRouter(RequestRouter):  # type: ignore[misc]  # ray has no annotations that mypy reads
+    """Sends a call to the replica that its `replica` argument names, as long as that runs; else to
+    one with few requests."""
+
+    def initialize_state(self, **options: object) -> None:
+        registry.routers[self._deployment_id.name] = self
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        name = pending_request.kwargs.get("replica") if pending_request else None
+        if pending_request:
+            pending_request.routing_context.should_backoff = True
+        for one in candidate_replicas:
+            if one.replica_id.unique_id == name:
+                self._trust(one.replica_id)
+                return [[one], candidate_replicas]
+        return [candidate_replicas]
+
+    def _trust(self, id: ReplicaID) -> None:
+        """Or Serve would ask a replica that had no request for 10 s how many it has, and take
+        another one if it does not answer within 0.1 s. It tells with each answer anyway."""
+        cache = self.replica_queue_len_cache
+        if cache.get(id) is None:
+            cache.update(id, 0)
+
+    def known_loads(self) -> dict[str, int]:
+        """The requests of each replica as far as this process knows. Any thread."""
+        cache = self.replica_queue_len_cache
+        return {id.unique_id: cache.get(id) or 0 for id in list(self.curr_replicas)}
+
+
+class ServeFleet:
+    """A `Fleet` over Serve's handles."""
+
+    def __init__(self, handles: Mapping[str, DeploymentHandle]):
+        self._calls = dict(handles)
+        self._streams = {name: one.options(stream=True) for name, one in handles.items()}
+
+    def replicas(self, group: str) -> Mapping[str, int]:
+        router = registry.routers.get(deployment_name(group))
+        return router.known_loads() if router else {}
+
+    async def answer(self, group: str, replica: str | None, request: Forwarded) -> Batches:
+        batches = self._streams[group].answer.remote(request, replica=replica)
+        has_ended = False
+        with losing_replicas():
+            try:
+                async for batch in batches:
+                    yield batch
+                has_ended = True
+            finally:
+                if not has_ended:
+                    batches.cancel()
+
+    async def knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
+        with losing_replicas():
+            found = await self._calls[group].knows.remote(caller, list(ids), replica=replica)
+        return found is True
+
+
+@contextlib.contextmanager
+def losing_replicas() -> Iterator[None]:
+    """Turns Ray's errors for actors that are gone into ReplicaLost."""
+    try:
+        yield
+    except (RayActorError, DeploymentUnavailableError) as error:
+        raise ReplicaLost(str(error).partition("\n")[0]) from None
+
+
+# --- Deployments --------------------------------------------------------------------------------
+
+
+class GatewayDeployment:
+    """Serve makes an ASGI ingress of it."""
+
+    def __init__(self, config: Config, handles: Mapping[str, DeploymentHandle]):
+        logs.configure(config.server.log_level, config.server.log_format)
+        self._config = config
+        self._fleet: Fleet = ServeFleet(handles)
+        for handle in handles.values():
+            with contextlib.suppress(RuntimeError):  # is initialized already
+                handle._init()  # or its replicas would be known after the first call only
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        catalog = catalog_file.discover(self._config)
+        groups = Groups(self._config.scale, catalog, self._config.path)
+        holders = Holders(key_file.default_path())
+        holders.read()
+        app = create_gateway(self._fleet, groups, catalog, self._config.server, holders)
+        return without_own_id(app)
+
+
+def without_own_id(app: ASGIApp) -> ASGIApp:
+    """Serve's proxy gives every request an id and repeats it itself."""
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        async def reply(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                pairs = message.get("headers", ())
+                message["headers"] = [one for one in pairs if one[0].lower() != b"x-request-id"]
+            await send(message)
+
+        await app(scope, receive, reply)
+
+    return answered
+
+
+class EngineReplica:
+    """A whole application, whose models are those of its group. On Serve's loop for user code."""
+
+    async def __init__(self, config: Config, group: str, runtime_path: str):  # type: ignore[misc]
+        """Serve awaits it. The replica gets requests from then on: with its `preload` models
+        loaded."""
+        self._trouble = ""  # for which only a new process helps
+        logs.configure(config.server.log_level, config.server.log_format)
+        origin = GroupOrigin(config, group)
+        settings, catalog = await asyncio.to_thread(origin.read)
+        module, _, name = runtime_path.partition(":")
+        kind: type[Runtime] = getattr(importlib.import_module(module), name)
+        runtime = kind(settings, catalog, origin)
+        runtime.safeguard.supervise(self._give_up)
+        ledger = Ledger(default_path() if settings.keep_costs else None)
+        self._hosted = HostedApp(create_app(runtime, ledger, is_vouched_for=True))
+        await self._hosted.start()
+        for name, entry in catalog.entries.items():
+            if entry.preload:
+                with contextlib.suppress(ApiError):  # logged; requests get it again
+                    await runtime.load(name)
+
+    def _give_up(self, reason: str) -> None:
+        """Any thread."""
+        self._trouble = reason
+
+    async def answer(self, request: Forwarded, replica: str | None = None) -> Batches:
+        """`replica`: for `NamedRouter`."""
+        async with contextlib.aclosing(self._hosted.answer(request)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def knows(self, caller: str, ids: Collection[str], replica: str | None = None) -> bool:
+        return self._hosted.knows(caller, ids)
+
+    async def check_health(self) -> None:
+        """Serve starts another replica in place of one that raises. Broken models are no reason:
+        the runtime loads them again by itself."""
+        if self._trouble:
+            raise RuntimeError(self._trouble)
+
+    async def __del__(self) -> None:
+        """Serve awaits it, once running answers have ended or their deadline is over."""
+        await self._hosted.close()
+
+
+class GroupOrigin(Origin):
+    """Settings that came from another machine; only models are looked for anew."""
+
+    def __init__(self, config: Config, group: str):
+        super().__init__()
+        self.has_named_keys = True  # or other keys: whoever deploys has checked that
+        self._config = config
+        self._group = group
+
+    def read(self) -> tuple[ServerSettings, Catalog]:
+        assert self._config
+        return self._config.server, self.discover()
+
+    def discover(self) -> Catalog:
+        assert self._config
+        catalog = catalog_file.discover(self._config)
+        groups = Groups(self._config.scale, catalog, self._config.path)
+        table = groups.tables[self._group]
+        own = groups.models_of(self._group)
+        entries = {n: fitted(one, table, n in own) for n, one in catalog.entries.items()}
+        return Catalog(entries, catalog.fallback_model)
+
+
+def fitted(entry: ModelEntry, table: ReplicaGroup, is_own: bool) -> ModelEntry:
+    """An entry in a replica: the models of other groups wait until somebody asks for them."""
+    if not is_own:
+        return replace(entry, preload=False)
+    if isinstance(entry, TextModelEntry) and entry.threads is None and table.num_cpus:
+        return replace(entry, threads=table.num_cpus)
+    return entry
+
+
+# --- Deploying ----------------------------------------------------------------------------------
+
+
+def deployment_name(group: str) -> str:
+    return f"models-{group}"
+
+
+def join(address: str | None) -> bool:
+    """Joins a cluster, or starts one on this machine. Returns whether it was started: it ends with
+    this process."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default, all other programs come first
+    address = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
+    if address is None:
+        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    ray.init(address=address, **options)
+    return address is None
+
+
+def deploy(config: Config, runtime: str = RUNTIME) -> None:
+    """Starts the deployments, or replaces those that are there, a few replicas at a time, while the
+    others answer. Returns when all are ready. Raises ConfigError, and RuntimeError if that failed.
+
+    `runtime`: the class of the replicas' runtime, as MODULE:NAME."""
+    settings = config.server
+    groups = Groups(config.scale, catalog_file.discover(config), config.path)
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(
+        http_options=http_options(settings), proxy_location="EveryNode", logging_config=quiet
+    )
+    engines = {
+        group: engine(config, group, table, runtime) for group, table in groups.tables.items()
+    }
+    ingress = serve.deployment(serve.ingress()(GatewayDeployment)).options(
+        name=GATEWAY,
+        num_replicas=config.scale.settings.gateways,
+        max_ongoing_requests=MOST_ONGOING,
+        ray_actor_options={"num_cpus": 0},
+        max_surge_percent=100,
+        **lifecycle(config),
+    )
+    bound = ingress.bind(config, engines)
+    serve.run(bound, name=APP, route_prefix="/", logging_config=quiet)
+
+
+def engine(config: Config, group: str, table: ReplicaGroup, runtime: str) -> Any:
+    server = config.server
+    if table.memory_budget is not None:
+        server = replace(server, memory_budget=table.memory_budget)
+    own = replace(config, server=server)
+    scaling = AutoscalingConfig(
+        min_replicas=table.min_replicas,
+        initial_replicas=max(1, table.min_replicas),
+        max_replicas=table.most_replicas,
+        target_ongoing_requests=table.target_ongoing_requests,
+        upscale_delay_s=table.upscale_delay_s,
+        downscale_delay_s=table.downscale_delay_s,
+    )
+    deployment = serve.deployment(EngineReplica).options(
+        name=deployment_name(group),
+        autoscaling_config=scaling,
+        max_ongoing_requests=MOST_ONGOING,
+        ray_actor_options={"num_cpus": table.num_cpus or 1, "num_gpus": table.num_gpus},
+        request_router_config=RequestRouterConfig(request_router_class=NamedRouter),
+        max_surge_percent=100 if table.start_first else 0,
+        **lifecycle(config),
+    )
+    return deployment.bind(own, group, runtime)
+
+
+def lifecycle(config: Config) -> dict[str, float]:
+    return {
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "health_check_timeout_s": HEALTH_TIMEOUT_S,
+        "graceful_shutdown_wait_loop_s": DRAIN_LOOK_S,
+        "graceful_shutdown_timeout_s": config.scale.settings.drain_s + CLOSE_S,
+    }
+
+
+def http_options(settings: ServerSettings) -> dict[str, Any]:
+    host = "127.0.0.1" if settings.host == "localhost" else settings.host
+    options: dict[str, Any] = {
+        "host": host,
+        "port": settings.port,
+        "keep_alive_timeout_s": round(settings.idle_timeout_s),
+    }
+    if settings.tls_cert:
+        options |= {
+            "ssl_certfile": settings.tls_cert,
+            "ssl_keyfile": settings.tls_key or settings.tls_cert,
+            "ssl_keyfile_password": os.environ.get("LOCALINFRA_TLS_KEY_PASSWORD"),
+        }
+    return options
+
+
+def statuses() -> dict[str, dict[str, int]]:
+    """Deployment → state → number of replicas."""
+    apps = serve.status().applications
+    found = apps[APP].deployments if APP in apps else {}
+    return {name: dict(one.replica_states) for name, one in found.items()}
+
+
+def end() -> None:
+    """Ends the deployments, and the cluster if this process has started it."""
+    serve.shutdown()
+    ray.shutdown()

@@ -1,0 +1,275 @@
+"""The process that clients talk to: checks requests, reads them, and hands them to replicas.
+
+Has no model and renders no API: what it answers itself are its refusals, lists of all replicas, and
+errors where a replica has died.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+
+from msgspec.structs import replace
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from localinfra.api.http.arriving import Arriving
+from localinfra.api.http.body import BodyLimits, UnfinishedBodies, receive_body
+from localinfra.api.http.errors import EXCEPTION_HANDLERS, error_body, speaks_anthropic
+from localinfra.api.http.guard import Access, Guard
+from localinfra.api.http.limiting import Limiting
+from localinfra.api.http.paths import CanonicalPaths
+from localinfra.api.http.sse import until_disconnect
+from localinfra.api.http.state import RequestState
+from localinfra.config.settings import ServerSettings
+from localinfra.errors import ModelUnavailable
+from localinfra.keys.holders import Holders
+from localinfra.logs import about
+from localinfra.models.catalog import Catalog
+from localinfra.scale.asked import Asked, Reach, asked_for
+from localinfra.scale.forwarded import USED, Fleet, Forwarded, ReplicaLost, is_last
+from localinfra.scale.groups import Groups
+from localinfra.scale.merging import METRICS, Reply, merged
+from localinfra.scale.placement import Placement
+from localinfra.scale.prefixes import Prefix
+
+logger = logging.getLogger(__name__)
+
+# A request may be what kills replicas: it gets one more, not all of them.
+MAX_TRIES = 2
+INLINE_BYTES = 256 << 10  # of a body, read in 1 ms
+MOST_OWNERS = 10_000  # of things kept by a replica, remembered
+
+
+def create_gateway(
+    fleet: Fleet,
+    groups: Groups,
+    catalog: Catalog,
+    settings: ServerSettings,
+    holders: Holders | None = None,
+) -> Starlette:
+    """The gateway's application, with the same guard and limits of keys as the server's."""
+    access = Access(settings, holders)
+    gateway = Gateway(fleet, groups, catalog, settings)
+    app = Starlette(
+        routes=[Route("/{path:path}", gateway)],
+        middleware=[
+            Middleware(CanonicalPaths),
+            Middleware(Arriving),
+            Middleware(Guard, access=access),
+            Middleware(Limiting),
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class Gateway:
+    """ASGI application behind `Guard`."""
+
+    def __init__(self, fleet: Fleet, groups: Groups, catalog: Catalog, settings: ServerSettings):
+        unfinished = max(settings.max_unfinished_bytes, settings.max_body_bytes)
+        self._limits = BodyLimits(
+            settings.max_body_bytes, settings.body_timeout_s, UnfinishedBodies(unfinished)
+        )
+        self._fleet = fleet
+        self._groups = groups
+        self._catalog = catalog
+        self._shares_prefixes = settings.share_prefixes
+        self._placements = {group: Placement() for group in groups.tables}
+        self._owners: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await receive_body(Request(scope, receive), self._limits)
+        answer = _Answer(scope, send)
+
+        async def until_left() -> Message:
+            """A client that has its whole answer leaves too, while the replica cleans up."""
+            message = await receive()
+            if answer.has_ended:
+                await asyncio.Event().wait()
+            return message
+
+        await until_disconnect(until_left, self._answer(scope, body, answer))
+
+    async def _answer(self, scope: Scope, body: bytes, answer: "_Answer") -> None:
+        """Cancelled if the client leaves."""
+        request = Forwarded.of(scope, body)
+        seed = "" if self._shares_prefixes else request.caller
+        given = request.method, request.path, body, seed
+        if len(body) <= INLINE_BYTES:
+            asked = asked_for(*given)
+        else:
+            asked = await asyncio.to_thread(asked_for, *given)
+        if asked.reach is not Reach.ONE:
+            await self._answer_together(request, asked, answer)
+            return
+        self._count(scope, asked)
+        owner = await self._owner(request.caller, asked.ids) if asked.ids else None
+        failed: list[str] = []
+        for _ in range(MAX_TRIES):
+            group, replica = owner or self._chosen(asked, failed)
+            try:
+                await self._pass_on(group, replica, request, asked.prefix, answer)
+                return
+            except ReplicaLost as lost:
+                logger.warning("replica %s: %s", replica or group, lost, extra=about(request.id))
+                if answer.has_begun:
+                    if not answer.has_ended:
+                        await answer.break_off()
+                    return
+                failed.append(replica or "")
+                owner = None
+        raise died()
+
+    def _count(self, scope: Scope, asked: Asked) -> None:
+        """Counts the request for its key's limits. Raises RateLimited."""
+        permit = RequestState.of(scope).permit
+        known = self._catalog.only(permit.models)
+        is_known = asked.model in known.names_by_id or known.fallback_model is not None
+        if asked.uses_model and (asked.model is None or is_known):
+            permit.expected_tokens = asked.expected_tokens
+            permit.enter()
+
+    def _chosen(self, asked: Asked, failed: Collection[str]) -> tuple[str, str | None]:
+        group = self._groups.of(asked.model)
+        replicas = self._fleet.replicas(group)
+        return group, self._placements[group].choose(asked.prefix, replicas, failed)
+
+    async def _pass_on(
+        self, group: str, replica: str | None, request: Forwarded, prefix: Prefix, answer: "_Answer"
+    ) -> None:
+        """Raises ReplicaLost."""
+        with contextlib.ExitStack() as stack:
+            if replica is not None:
+                stack.enter_context(self._placements[group].running(replica, prefix))
+            async with contextlib.aclosing(self._fleet.answer(group, replica, request)) as batches:
+                async for batch in batches:
+                    for message in batch:
+                        await answer.pass_on(message)
+
+    async def _owner(self, caller: str, ids: Collection[str]) -> tuple[str, str] | None:
+        """The group and replica that keep one of these. Asks all replicas, once for each id."""
+        everywhere = [
+            (group, replica)
+            for group in self._groups.tables
+            for replica in self._fleet.replicas(group)
+        ]
+        for id in ids:
+            if (known := self._owners.get((caller, id))) and known in everywhere:
+                return known
+        found = await asyncio.gather(*(self._knows(*place, caller, ids) for place in everywhere))
+        owner = next((place for place, knows in zip(everywhere, found, strict=True) if knows), None)
+        if owner:
+            for id in ids:
+                self._owners[caller, id] = owner
+            while len(self._owners) > MOST_OWNERS:
+                self._owners.popitem(last=False)
+        return owner
+
+    async def _knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
+        try:
+            return await self._fleet.knows(group, replica, caller, ids)
+        except ReplicaLost:
+            return False
+
+    # --- Several replicas -----------------------------------------------------------------------
+
+    async def _answer_together(self, request: Forwarded, asked: Asked, answer: "_Answer") -> None:
+        """Raises ModelUnavailable."""
+        if request.path == METRICS:  # or they might be in several formats
+            request = without_header(request, b"accept")
+        replies = await asyncio.gather(
+            *(self._reply(group, replica, request) for group, replica in self._reached(asked))
+        )
+        whole = [reply for reply in replies if reply is not None]
+        if not whole:
+            raise died()
+        reply = merged(request.path, whole, self._groups)
+        await answer.pass_on(
+            {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
+        )
+        await answer.pass_on({"type": "http.response.body", "body": reply.body})
+
+    def _reached(self, asked: Asked) -> list[tuple[str, str | None]]:
+        """A group without replicas is started for requests of its own models only."""
+        is_group = asked.reach is Reach.GROUP
+        groups = [self._groups.of(asked.model)] if is_group else list(self._groups.tables)
+        found: list[tuple[str, str | None]] = []
+        for group in groups:
+            replicas = list(self._fleet.replicas(group))
+            found += [
+                (group, one) for one in replicas[: 1 if asked.reach is Reach.GROUPS else None]
+            ]
+        return found or [(groups[0] if is_group else self._groups.home, None)]
+
+    async def _reply(self, group: str, replica: str | None, request: Forwarded) -> Reply | None:
+        """The whole answer; None if the replica died."""
+        status, headers, parts = 500, [], []
+        try:
+            async with contextlib.aclosing(self._fleet.answer(group, replica, request)) as batches:
+                async for batch in batches:
+                    for message in batch:
+                        if message["type"] == "http.response.start":
+                            status, headers = message["status"], message["headers"]
+                        elif message["type"] == "http.response.body":
+                            parts.append(message.get("body", b""))
+        except ReplicaLost as lost:
+            logger.warning("replica %s: %s", replica or group, lost, extra=about(request.id))
+            return None
+        return Reply(group, replica or group, status, list(headers), b"".join(parts))
+
+
+class _Answer:
+    """One client's answer."""
+
+    def __init__(self, scope: Scope, send: Send):
+        self._scope = scope
+        self._send = send
+        self._type = b""
+        self.has_begun = False
+        self.has_ended = False
+
+    async def pass_on(self, message: Message) -> None:
+        if message["type"] == USED:
+            used = RequestState.of(self._scope).progress
+            used.prompt_tokens, used.generated_tokens = message["prompt"], message["generated"]
+            return
+        if message["type"] == "http.response.start":
+            headers: Mapping[bytes, bytes] = dict(message["headers"])
+            self._type = headers.get(b"content-type", b"").partition(b";")[0]
+        self.has_begun = True
+        self.has_ended = is_last(message)
+        await self._send(message)
+
+    async def break_off(self) -> None:
+        """Ends a stream with an error event. Raises ModelUnavailable for what is no stream: the
+        connection is then closed, so that nobody takes the part for the whole."""
+        error = died()
+        if self._type == b"text/event-stream":
+            # Anthropic's and OpenAI's Responses have events with names.
+            named = speaks_anthropic(self._scope) or "/responses" in self._scope["path"]
+            name = b"event: error\n" if named else b""
+            last = b"%bdata: %b\n\n" % (name, error_body(error, self._scope))
+        elif self._type == b"application/x-ndjson":
+            last = error_body(error, self._scope) + b"\n"
+        else:
+            raise error
+        self.has_ended = True
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+def died() -> ModelUnavailable:
+    return ModelUnavailable(
+        "The process that worked at this request has died, and another one takes its place: send "
+        "the request again."
+    )
+
+
+def without_header(request: Forwarded, name: bytes) -> Forwarded:
+    return replace(request, headers=[one for one in request.headers if one[0].lower() != name])

@@ -1,0 +1,54 @@
+"""`localinfra ray` over echo models: `ray_server.py FOLDER`, whose models.toml it serves.
+
+A program of its own: Ray's warnings are none of the tests'. It obeys lines on standard input, and
+answers each with the replicas' states as JSON: `deploy` reads the file again, `kill GROUP` kills a
+process of the group, the end of the input ends all.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join((str(TESTS.parent), str(TESTS)))  # of Ray's workers
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+
+import ray  # noqa: E402 - needs the paths
+
+from localinfra import ray_serve  # noqa: E402
+from localinfra.cli.ray import read  # noqa: E402
+
+RUNTIME = "echo:EchoRuntime"
+
+
+def replicas(group: str) -> list[str]:
+    """The names of a group's actors."""
+    mark = f"#{ray_serve.deployment_name(group)}#"
+    everyone = ray.util.list_named_actors(all_namespaces=True)
+    return [one["name"] for one in everyone if mark in one["name"]]
+
+
+def obey(order: str, path: Path) -> Any:
+    name, _, argument = order.partition(" ")
+    if name == "deploy":
+        ray_serve.deploy(read(path, {}), RUNTIME)
+    elif name == "kill":
+        ray.kill(ray.get_actor(replicas(argument)[0], namespace="serve"))
+    return ray_serve.statuses()
+
+
+def main() -> None:
+    path = Path(sys.argv[1]) / "models.toml"
+    ray_serve.join(None)
+    try:
+        print(json.dumps(obey("deploy", path)), flush=True)
+        for line in sys.stdin:
+            print(json.dumps(obey(line.strip(), path)), flush=True)
+    finally:
+        ray_serve.end()
+
+
+if __name__ == "__main__":
+    main()
