@@ -105,16 +105,27 @@ class Projector:
         if lib.mtmd_tokenize_from_parts(self._pointer, chunks, parts, 1, False):
             raise EncodingFailed(log.recent_errors() or "llama.cpp can't prepare the picture")
         count = lib.mtmd_input_chunks_size(chunks)
-        return [lib.mtmd_input_chunks_get(chunks, at) for at in range(count)]
+        found = [lib.mtmd_input_chunks_get(chunks, at) for at in range(count)]
+        # It looks some of its words up, and takes what it has not found for a token, -1.
+        if any(token < 0 for chunk in found for token in self._tokens(chunk)):
+            raise EncodingFailed(
+                "the model has no words for what its projector writes around parts of a picture: "
+                "they don't belong together"
+            )
+        return found
+
+    def _tokens(self, chunk: Any) -> list[int]:
+        """Those of a text; none of rows."""
+        length = ctypes.c_size_t()
+        tokens = self._library.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(length))
+        return list(tokens[: length.value])
 
     def _parts(self, chunks: list[Any], check: Callable[[], None]) -> Iterator[PicturePart]:
         lib = self._library
         for chunk in chunks:
             count = lib.mtmd_input_chunk_get_n_tokens(chunk)
             if lib.mtmd_input_chunk_get_type(chunk) == TEXT:
-                length = ctypes.c_size_t()
-                tokens = lib.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(length))
-                yield PicturePart(list(tokens[: length.value]))
+                yield PicturePart(self._tokens(chunk))
                 continue
             check()
             if lib.mtmd_encode_chunk(self._pointer, chunk):

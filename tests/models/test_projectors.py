@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from models.mutations import projector_mutations
+from models.tiny_eyes import tiny_idefics3_projector
 from models.tiny_gguf import BOOL, F32, I32, STRING, U32, TinyModel, Value, tiny_gemma3, tiny_llama
 from models.tiny_projectors import (
     tiny_gemma3_projector,
@@ -142,6 +143,13 @@ def test_a_trial_survives_an_assertion_of_llama_cpp(tmp_path: Path) -> None:
 def test_a_trial_tells_of_a_projector_that_llama_cpp_refuses(tmp_path: Path) -> None:
     model, projector = written(tmp_path, dropping("mm.soft_emb_norm.weight"))
     with pytest.raises(TrialFailed, match=r"can't be used: .*mm.soft_emb_norm.weight"):
+        tried(TrialRequest(str(model), str(projector), 1))
+
+
+def test_a_trial_tells_of_words_that_a_model_lacks(tmp_path: Path) -> None:
+    model = tiny_llama().write(tmp_path / "m.gguf")
+    projector = tiny_idefics3_projector().write(tmp_path / "p.gguf")
+    with pytest.raises(TrialFailed, match="can't be used: the model has no words"):
         tried(TrialRequest(str(model), str(projector), 1))
 
 
