@@ -5,8 +5,19 @@ from pathlib import Path
 
 import pytest
 from models.mutations import projector_mutations
-from models.tiny_eyes import tiny_idefics3_projector
-from models.tiny_gguf import BOOL, F32, I32, STRING, U32, TinyModel, Value, tiny_gemma3, tiny_llama
+from models.tiny_eyes import tiny_idefics3_projector, tiny_llava_projector
+from models.tiny_gguf import (
+    ARRAY,
+    BOOL,
+    F32,
+    I32,
+    STRING,
+    U32,
+    TinyModel,
+    Value,
+    tiny_gemma3,
+    tiny_llama,
+)
 from models.tiny_projectors import (
     tiny_gemma3_projector,
     tiny_qwen2vl_projector,
@@ -114,6 +125,32 @@ def test_damaged_projectors_are_refused(
     model, projector = written(tmp_path, change)
     with pytest.raises(BadGguf, match=problem):
         read_projector(projector, read_header(model))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        (
+            "image_grid_pinpoints",
+            Value(ARRAY, [112, 60], I32),
+            "sizes than whole tiles of 56",
+        ),
+        ("image_grid_pinpoints", Value(ARRAY, [112, 0], I32), "other sizes than whole tiles"),
+        ("image_grid_pinpoints", Value(ARRAY, [112], I32), "other sizes than whole tiles"),
+        ("image_grid_pinpoints", Value(ARRAY, [56 << 10, 56], I32), "other sizes than whole tiles"),
+        ("image_grid_pinpoints", Value(U32, 112), "in another type"),
+        ("preproc_max_tiles", Value(U32, 1 << 20), "into 1 to 1048576 tiles"),
+    ],
+)
+def test_tiles_that_only_some_pictures_would_show_to_be_damaged_are_refused(
+    key: str, value: Value, problem: str, tmp_path: Path
+) -> None:
+    projector = tiny_llava_projector(has_tiles=True)
+    header = read_header(tiny_llama().write(tmp_path / "m.gguf"))
+    read_projector(projector.write(tmp_path / "p.gguf"), header)
+    projector.metadata[f"clip.vision.{key}"] = value
+    with pytest.raises(BadGguf, match=problem):
+        read_projector(projector.write(tmp_path / "p.gguf"), header)
 
 
 def test_the_projector_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -41,11 +41,15 @@ TYPES = {
     **dict.fromkeys(("clip.vision.spatial_merge_size", "clip.vision.image_min_pixels"), U32),
     **dict.fromkeys(("clip.vision.image_max_pixels", "clip.vision.preproc_image_size"), U32),
     **dict.fromkeys(("clip.vision.attention.layer_norm_epsilon",), F32),
+    **dict.fromkeys(("clip.vision.preproc_min_tiles", "clip.vision.preproc_max_tiles"), U32),
+    **dict.fromkeys(("clip.vision.image_grid_pinpoints", "clip.vision.feature_layer"), ARRAY),
     **dict.fromkeys(("clip.vision.image_mean", "clip.vision.image_std"), ARRAY),
 }
 # In older files, or for pictures of any size.
 MAY_BE_ZERO = ("image_size", "feed_forward_length", "projection_dim")
 MAX_WIDTH = 1 << 16  # of an encoder's layers
+MAX_TILED = 1 << 14  # pixels of a side, of all tiles together
+MAX_TILES = 256  # of a picture
 PATCH_COLORS = 3
 F32_TENSOR = 0  # ggml_type
 BYTES_PER_PATCH = 4 * 6  # of activations, for each number of an encoder's widest layer
@@ -106,6 +110,7 @@ def _problems(header: GgufHeader, model: GgufHeader) -> Iterator[str]:
     yield from _numbers(header)
     yield from _layers(header)
     yield from _patches(header)
+    yield from _tiles(header)
     yield from _width(header, model)
     yield from tensor_problems(header)
 
@@ -232,6 +237,22 @@ def _patches(header: GgufHeader) -> Iterator[str]:
             yield f"has patches of shape {second} for a second frame; {AGAIN}"
         if header.number("vision.spatial_merge_size", 2) != 2:
             yield f"merges {header.number('vision.spatial_merge_size')} patches; {AGAIN}"
+
+
+def _tiles(header: GgufHeader) -> Iterator[str]:
+    """The sizes that a picture is cut in tiles of: asserted for each picture, by its own size."""
+    least, most = (header.number(f"vision.preproc_{end}_tiles", 1) for end in ("min", "max"))
+    if not (0 <= least <= MAX_TILES and 0 <= most <= MAX_TILES):
+        yield f"cuts pictures into {least} to {most} tiles; {AGAIN}"
+    key, side = "clip.vision.image_grid_pinpoints", header.number("vision.image_size")
+    sizes = header.metadata.get(key)
+    if sizes is None:
+        return
+    values = sizes.values or () if isinstance(sizes, Array) else ()
+    whole = [value for value in values if isinstance(value, int) and side and value % side == 0]
+    is_sound = len(whole) == len(values) and all(side <= value <= MAX_TILED for value in whole)
+    if not values or len(values) % 2 or not is_sound:
+        yield f"has {key} of other sizes than whole tiles of {side} pixels; {AGAIN}"
 
 
 def _width(header: GgufHeader, model: GgufHeader) -> Iterator[str]:
