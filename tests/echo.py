@@ -273,7 +273,9 @@ class EchoEncoder:
         count = max(1, width * height // 100)
         return [PartSize(1, False), PartSize(count, True), PartSize(1, False)]
 
-    def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]:
+    def read(
+        self, pixels: Pixels, check: Callable[[], None], has_company: Callable[[], bool]
+    ) -> tuple[PicturePart, ...]:
         self.num_read += 1
         count = self.sizes(pixels.width, pixels.height)[1].num_tokens
         rows = np.ones((count, ROW_WIDTH), np.float32)

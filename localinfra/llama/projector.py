@@ -8,6 +8,7 @@ import ctypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from localinfra.llama import log
 from localinfra.llama.library import llama_cpp, mtmd
 from localinfra.llama.load_log import footprint_of
 from localinfra.llama.model import LoadFailed, Model
+from localinfra.llama.thread_limit import with_threads
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels
 
@@ -27,6 +29,7 @@ TEXT, IMAGE = 0, 1  # enum mtmd_input_chunk_type
 
 class ProjectorSettings(msgspec.Struct, frozen=True):
     threads: int
+    spared: int = 0  # of them, while other work runs
     use_gpu: bool = False
     max_tokens: int | None = None  # of one picture, where the projector has no fixed number
 
@@ -40,6 +43,7 @@ class Projector:
     def __init__(self, path: Path, model: Model, settings: ProjectorSettings):
         self._pointer: Any = None
         self._model = model
+        self._settings = settings
         try:
             self._library = mtmd()
         except (OSError, RuntimeError) as error:
@@ -79,13 +83,19 @@ class Projector:
                 for chunk in chunks
             ]
 
-    def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]:
+    def read(
+        self,
+        pixels: Pixels,
+        check: Callable[[], None],
+        has_company: Callable[[], bool] = lambda: False,
+    ) -> tuple[PicturePart, ...]:
         """Encodes a picture, which takes from milliseconds to minutes; `check` is called between
-        its parts and may raise to end it. Raises EncodingFailed."""
+        its parts and may raise to end it, and `has_company` says whether other work runs, which
+        some threads are left to. Raises EncodingFailed."""
         with ExitStack() as held:
             data = (ctypes.c_uint8 * len(pixels.data)).from_buffer_copy(pixels.data)
             chunks = self._chunks(held, pixels.width, pixels.height, data)
-            return tuple(self._parts(chunks, check))
+            return tuple(self._parts(chunks, check, has_company))
 
     def close(self) -> None:
         if self._pointer:
@@ -120,7 +130,9 @@ class Projector:
         tokens = self._library.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(length))
         return list(tokens[: length.value])
 
-    def _parts(self, chunks: list[Any], check: Callable[[], None]) -> Iterator[PicturePart]:
+    def _parts(
+        self, chunks: list[Any], check: Callable[[], None], has_company: Callable[[], bool]
+    ) -> Iterator[PicturePart]:
         lib = self._library
         for chunk in chunks:
             count = lib.mtmd_input_chunk_get_n_tokens(chunk)
@@ -128,7 +140,8 @@ class Projector:
                 yield PicturePart(self._tokens(chunk))
                 continue
             check()
-            if lib.mtmd_encode_chunk(self._pointer, chunk):
+            threads = self._settings.threads - self._settings.spared * has_company()
+            if with_threads(threads, partial(lib.mtmd_encode_chunk, self._pointer, chunk)):
                 raise EncodingFailed(log.recent_errors() or "llama.cpp can't encode the picture")
             found = np.ctypeslib.as_array(
                 lib.mtmd_get_output_embd(self._pointer), (count, self.width)
