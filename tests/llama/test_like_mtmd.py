@@ -44,11 +44,6 @@ SCORED = GenerationParams(SamplingParams(temperature=0), top_logprobs=20)
 TOLERANCE = 1e-3  # of log-probabilities
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path / "cache"))
-
-
 class Kind(NamedTuple):
     model: Callable[[], TinyModel]
     projector: Callable[[], TinyModel]
@@ -139,7 +134,9 @@ def both(kind: Kind, folder: Path, batch_size: int) -> Iterator[Both]:
         threads=1,
         chat_template=TEMPLATE,
     )
-    model = load_text_model("m", entry, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCALINFRA_CACHE", str(folder / "cache"))  # its trial is kept there
+        model = load_text_model("m", entry, 8)
     try:
         assert model.eyes
         with Helper(*paths, batch_size) as helper:
