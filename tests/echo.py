@@ -269,7 +269,7 @@ class EchoEncoder:
     def __init__(self) -> None:
         self.num_read = 0
 
-    def sizes(self, width: int, height: int) -> list[PartSize]:
+    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]:
         count = max(1, width * height // 100)
         return [PartSize(1, False), PartSize(count, True), PartSize(1, False)]
 

@@ -32,6 +32,9 @@ class ProjectorSettings(msgspec.Struct, frozen=True):
     spared: int = 0  # of them, while other work runs
     use_gpu: bool = False
     max_tokens: int | None = None  # of one picture, where the projector has no fixed number
+    # What follows the tiles of a picture is all of it, between words of its own or not; None: it
+    # has no tiles, or they are not understood.
+    has_own_words: bool | None = None
 
 
 class Projector:
@@ -69,12 +72,13 @@ class Projector:
         # Whether rows see only those before them.
         self.is_causal = not self._library.mtmd_decode_use_non_causal(self._pointer, None)
 
-    def sizes(self, width: int, height: int) -> list[PartSize]:
-        """What a picture of so many pixels becomes, without its content. Raises
-        EncodingFailed."""
+    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]:
+        """What a picture of so many pixels becomes, without its content; if it is coarse, without
+        tiles. Raises EncodingFailed."""
         lib = self._library
         with ExitStack() as held:
             chunks = self._chunks(held, width, height, None)
+            chunks = self._whole(chunks) if is_coarse else chunks
             return [
                 PartSize(
                     lib.mtmd_input_chunk_get_n_tokens(chunk),
@@ -95,6 +99,7 @@ class Projector:
         with ExitStack() as held:
             data = (ctypes.c_uint8 * len(pixels.data)).from_buffer_copy(pixels.data)
             chunks = self._chunks(held, pixels.width, pixels.height, data)
+            chunks = self._whole(chunks) if pixels.is_coarse else chunks
             return tuple(self._parts(chunks, check, has_company))
 
     def close(self) -> None:
@@ -123,6 +128,16 @@ class Projector:
                 "they don't belong together"
             )
         return found
+
+    def _whole(self, chunks: list[Any]) -> list[Any]:
+        """Of a picture in tiles, what shows all of it, with the words around."""
+        kinds = [self._library.mtmd_input_chunk_get_type(chunk) != TEXT for chunk in chunks]
+        if self._settings.has_own_words is None or kinds.count(True) < 2:
+            return chunks
+        last = len(kinds) - 1 - kinds[::-1].index(True)
+        if self._settings.has_own_words:
+            return chunks[last - 1 :]
+        return [*chunks[: kinds.index(True)], *chunks[last:]]
 
     def _tokens(self, chunk: Any) -> list[int]:
         """Those of a text; none of rows."""

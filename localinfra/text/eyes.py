@@ -35,7 +35,7 @@ class PictureEncoder(Protocol):
 
     is_causal: bool
 
-    def sizes(self, width: int, height: int) -> list[PartSize]: ...
+    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]: ...
 
     def read(
         self, pixels: Pixels, check: Callable[[], None], has_company: Callable[[], bool]
@@ -127,9 +127,9 @@ class Eyes:
         *,
         client: str = "",
     ) -> SeenPicture:
-        """A picture's file → what the model reads, of at most `room` tokens. A larger picture is
-        made smaller, if there is a `max_side` in pixels. Each `client` waits as if no other had
-        sent it, since the time would tell of that.
+        """A picture's file → what the model reads, of at most `room` tokens. With a `max_side` in
+        pixels, a larger picture is made smaller, and none is cut in tiles. Each `client` waits as
+        if no other had sent it, since the time would tell of that.
 
         Raises InvalidRequest for a file that can't be read, or a picture that takes more; QueueFull
         and ModelUnavailable.
@@ -178,7 +178,8 @@ class Eyes:
             with self._counting:
                 if self._is_closed:
                     raise self._gone()
-                sizes = self._encoder.sizes(pixels.width, pixels.height)
+                size = pixels.width, pixels.height
+                sizes = self._encoder.sizes(*size, is_coarse=pixels.is_coarse)
         except EncodingFailed as error:
             raise self._unreadable(error, param) from None
         if (num_tokens := sum(part.num_tokens for part in sizes)) > room:

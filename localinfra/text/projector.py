@@ -18,7 +18,12 @@ from localinfra.llama.projector_trial import TrialFailed, TrialRequest, TrialRes
 from localinfra.llama.thread_limit import CAN_LIMIT
 from localinfra.models import measured
 from localinfra.models.entries import TextModelEntry
-from localinfra.models.gguf.projector import most_at_once, working_bytes
+from localinfra.models.gguf.projector import (
+    WITH_WHOLE_LAST,
+    kind_of_projector,
+    most_at_once,
+    working_bytes,
+)
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_projector
 from localinfra.models.sources import locate
 
@@ -37,6 +42,7 @@ class ProjectorPlan(msgspec.Struct, frozen=True):
     trial: TrialResult
     expected: Footprint
     identity: str  # of its file, settings and device
+    has_own_words: bool | None = None  # what follows the tiles of a picture
 
     @property
     def shape(self) -> object:
@@ -74,7 +80,8 @@ def plan_projector(
     use_gpu = gpu is not None and num_bytes <= room.get(gpu, gpus[gpu])
     expected = Footprint({gpu if gpu and use_gpu else CPU: num_bytes})
     own = measured.digest(measured.state_of(path), entry.max_image_tokens, use_gpu)
-    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected, own)
+    tiles = WITH_WHOLE_LAST.get(kind_of_projector(header))
+    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected, own, tiles)
 
 
 def trial_of(entry: TextModelEntry, path: Path, model: Path) -> TrialResult:
@@ -113,7 +120,9 @@ def load_projector(
     from localinfra.llama.projector import Projector, ProjectorSettings
 
     own, spared = threads(entry)
-    settings = ProjectorSettings(own, spared, planned.use_gpu, entry.max_image_tokens)
+    settings = ProjectorSettings(
+        own, spared, planned.use_gpu, entry.max_image_tokens, planned.has_own_words
+    )
     try:
         return Projector(planned.path, model, settings)
     except LoadFailed as error:

@@ -28,6 +28,7 @@ from picture_files import file
 from PIL import Image
 
 from localinfra.chat.messages import ContentPart, ImageUrl, Message
+from localinfra.engine.pictures import Picture
 from localinfra.engine.request import GenerationParams, GenerationRequest, SamplingParams
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
@@ -199,6 +200,26 @@ def test_every_kind_of_projector_is_read_alike(name: str, tmp_path: Path) -> Non
         two = assert_alike(by, PICTURES["high"], PICTURES["grey"])
         assert two.num_prompt > square.num_prompt
         assert apart(square, two) > 10 * TOLERANCE, "pictures matter"
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("SmolVLM", 1), ("SmolVLM, enlarged", 1), ("InternVL", 0), ("LLaVA 1.6", 0)]
+)
+def test_with_low_detail_the_whole_picture_is_read_without_tiles(
+    name: str, part: int, tmp_path: Path
+) -> None:
+    async def parts(model: TextModel, max_side: int | None) -> list[list[int] | Picture]:
+        assert model.eyes
+        seen = await model.eyes.see(PICTURES["large"], 1000, "messages", max_side)
+        return [*seen.parts]
+
+    with both(KINDS[name], tmp_path, SMALL) as by:
+        low, high = (asyncio.run(parts(by.ours, side)) for side in (400, None))
+        [picture] = [each for each in low if isinstance(each, Picture)]
+        pictures = [each for each in high if isinstance(each, Picture)]
+        assert len(pictures) > 1 and np.array_equal(picture.rows, pictures[-1].rows)
+        words = [each for each in low if isinstance(each, list)]
+        assert words[:part] == [each for each in high if isinstance(each, list)][-2:][:part]
 
 
 @pytest.mark.parametrize("name", ["Gemma 3", "Qwen2-VL"])

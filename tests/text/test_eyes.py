@@ -30,7 +30,7 @@ class FakeEncoder:
         self.may_read.set()
         self.is_closed = False
 
-    def sizes(self, width: int, height: int) -> list[PartSize]:
+    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]:
         if width == 13:
             raise EncodingFailed("unlucky")
         count = max(1, width * height // 100)

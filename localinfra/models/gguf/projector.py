@@ -27,6 +27,10 @@ MOST_AT_ONCE = {"gemma4v": 1120, "gemma4uv": 1120}
 # Encoders whose tensors are all known, with their shapes: of these, C checks none.
 KNOWN = ("gemma3", "idefics3", "qwen2vl_merger", "qwen2.5vl_merger")
 
+# Those that cut pictures in tiles and read the whole picture after them; and whether each of these
+# has words of its own around it, or only all of them together.
+WITH_WHOLE_LAST = {"idefics3": True, "internvl": False, "llama4": False, "mlp": False}
+
 COUNTS = ("embedding_length", "feed_forward_length", "block_count", "attention.head_count")
 SIDES = {"image_size": 8192, "patch_size": 1024}  # pixels; clip.cpp's limits, or less
 # gguf.cpp asserts these types, by their number in the file, where clip.cpp reads a value.
