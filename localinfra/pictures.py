@@ -35,18 +35,19 @@ class Pixels(msgspec.Struct, frozen=True):
     width: int
     height: int
     data: bytes
+    is_coarse: bool = False  # no more of it is wanted: it is not read in tiles
 
     @property
     def digest(self) -> bytes:
         """32 bytes, the same for the same picture in whatever format it came."""
-        found = hashlib.sha256(struct.pack("<II", self.width, self.height))
+        found = hashlib.sha256(struct.pack("<II?", self.width, self.height, self.is_coarse))
         found.update(self.data)  # a copy of 50 MB would hold the interpreter's lock
         return found.digest()
 
 
 def read_pixels(data: bytes, param: str, max_side: int | None = None) -> Pixels:
     """A file's first picture, upright and over white; a JPEG beyond MAX_PIXELS in a smaller size,
-    and any whose longer side has more pixels than `max_side`.
+    and any whose longer side has more pixels than `max_side`, which makes it coarse.
 
     Raises InvalidRequest, which names `param`, if it can't be read or is beyond a limit.
     """
@@ -64,7 +65,7 @@ def read_pixels(data: bytes, param: str, max_side: int | None = None) -> Pixels:
     if max_side and sides[1] > max_side:
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     assert isinstance(picture, Image.Image)
-    return Pixels(picture.width, picture.height, picture.tobytes())
+    return Pixels(picture.width, picture.height, picture.tobytes(), max_side is not None)
 
 
 def open_picture(data: bytes, param: str, *, reduces: bool = False) -> Any:

@@ -26,7 +26,7 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 WORDS = "river stone cloud paper engine garden window summer bridge letter music winter".split()
 CONTENT = re.compile(rb'content": ?"[^"]')  # some text in a chunk or an answer
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 def use_environment() -> None:

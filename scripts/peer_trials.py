@@ -58,6 +58,7 @@ class Setup:
     sequences: int
     flash_attention: str
     chat_template: str | None  # a file, for a model that has none
+    mmproj: str | None  # the file of a projector, for a model that sees
     conversations: list[int]
     timeout_s: float  # for one measurement
     busy_limit_s: float  # for each part of measurement i

@@ -269,11 +269,13 @@ class EchoEncoder:
     def __init__(self) -> None:
         self.num_read = 0
 
-    def sizes(self, width: int, height: int) -> list[PartSize]:
+    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]:
         count = max(1, width * height // 100)
         return [PartSize(1, False), PartSize(count, True), PartSize(1, False)]
 
-    def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]:
+    def read(
+        self, pixels: Pixels, check: Callable[[], None], has_company: Callable[[], bool]
+    ) -> tuple[PicturePart, ...]:
         self.num_read += 1
         count = self.sizes(pixels.width, pixels.height)[1].num_tokens
         rows = np.ones((count, ROW_WIDTH), np.float32)

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from localinfra.engine.pictures import PictureRows
 
-NUM_PARTS = 4  # of a position: time, height, width, and one that pictures leave at 0
+# Of a position: time, height, width, and one at 0 in texts and in pictures with a grid. Interleaved
+# M-RoPE turns some dimensions by the last one.
+NUM_PARTS = 4
 
 
 class Area(NamedTuple):
@@ -106,9 +108,10 @@ def parts_of(read: PictureRows, positions: list[int], num_parts: int) -> NDArray
     """The positions [num_parts, num_rows] of a picture's rows, and of rows that fill the step up.
     `positions` has one of each."""
     parts = np.zeros((num_parts, len(positions)), np.int32)
-    parts[: NUM_PARTS - 1] = positions
+    parts[:] = positions
     if num_parts > 1 and read.picture.grid:
         _, width = read.picture.grid
+        parts[NUM_PARTS - 1] = 0
         index = np.arange(read.start, read.stop, dtype=np.int32)
         parts[1, : len(index)] += index // width
         parts[2, : len(index)] += index % width

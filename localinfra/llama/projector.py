@@ -8,6 +8,7 @@ import ctypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from localinfra.llama import log
 from localinfra.llama.library import llama_cpp, mtmd
 from localinfra.llama.load_log import footprint_of
 from localinfra.llama.model import LoadFailed, Model
+from localinfra.llama.thread_limit import with_threads
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels
 
@@ -27,8 +29,12 @@ TEXT, IMAGE = 0, 1  # enum mtmd_input_chunk_type
 
 class ProjectorSettings(msgspec.Struct, frozen=True):
     threads: int
+    spared: int = 0  # of them, while other work runs
     use_gpu: bool = False
     max_tokens: int | None = None  # of one picture, where the projector has no fixed number
+    # What follows the tiles of a picture is all of it, between words of its own or not; None: it
+    # has no tiles, or they are not understood.
+    has_own_words: bool | None = None
 
 
 class Projector:
@@ -40,6 +46,7 @@ class Projector:
     def __init__(self, path: Path, model: Model, settings: ProjectorSettings):
         self._pointer: Any = None
         self._model = model
+        self._settings = settings
         try:
             self._library = mtmd()
         except (OSError, RuntimeError) as error:
@@ -65,12 +72,13 @@ class Projector:
         # Whether rows see only those before them.
         self.is_causal = not self._library.mtmd_decode_use_non_causal(self._pointer, None)
 
-    def sizes(self, width: int, height: int) -> list[PartSize]:
-        """What a picture of so many pixels becomes, without its content. Raises
-        EncodingFailed."""
+    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]:
+        """What a picture of so many pixels becomes, without its content; if it is coarse, without
+        tiles. Raises EncodingFailed."""
         lib = self._library
         with ExitStack() as held:
             chunks = self._chunks(held, width, height, None)
+            chunks = self._whole(chunks) if is_coarse else chunks
             return [
                 PartSize(
                     lib.mtmd_input_chunk_get_n_tokens(chunk),
@@ -79,13 +87,20 @@ class Projector:
                 for chunk in chunks
             ]
 
-    def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]:
+    def read(
+        self,
+        pixels: Pixels,
+        check: Callable[[], None],
+        has_company: Callable[[], bool] = lambda: False,
+    ) -> tuple[PicturePart, ...]:
         """Encodes a picture, which takes from milliseconds to minutes; `check` is called between
-        its parts and may raise to end it. Raises EncodingFailed."""
+        its parts and may raise to end it, and `has_company` says whether other work runs, which
+        some threads are left to. Raises EncodingFailed."""
         with ExitStack() as held:
             data = (ctypes.c_uint8 * len(pixels.data)).from_buffer_copy(pixels.data)
             chunks = self._chunks(held, pixels.width, pixels.height, data)
-            return tuple(self._parts(chunks, check))
+            chunks = self._whole(chunks) if pixels.is_coarse else chunks
+            return tuple(self._parts(chunks, check, has_company))
 
     def close(self) -> None:
         if self._pointer:
@@ -105,19 +120,43 @@ class Projector:
         if lib.mtmd_tokenize_from_parts(self._pointer, chunks, parts, 1, False):
             raise EncodingFailed(log.recent_errors() or "llama.cpp can't prepare the picture")
         count = lib.mtmd_input_chunks_size(chunks)
-        return [lib.mtmd_input_chunks_get(chunks, at) for at in range(count)]
+        found = [lib.mtmd_input_chunks_get(chunks, at) for at in range(count)]
+        # It looks some of its words up, and takes what it has not found for a token, -1.
+        if any(token < 0 for chunk in found for token in self._tokens(chunk)):
+            raise EncodingFailed(
+                "the model has no words for what its projector writes around parts of a picture: "
+                "they don't belong together"
+            )
+        return found
 
-    def _parts(self, chunks: list[Any], check: Callable[[], None]) -> Iterator[PicturePart]:
+    def _whole(self, chunks: list[Any]) -> list[Any]:
+        """Of a picture in tiles, what shows all of it, with the words around."""
+        kinds = [self._library.mtmd_input_chunk_get_type(chunk) != TEXT for chunk in chunks]
+        if self._settings.has_own_words is None or kinds.count(True) < 2:
+            return chunks
+        last = len(kinds) - 1 - kinds[::-1].index(True)
+        if self._settings.has_own_words:
+            return chunks[last - 1 :]
+        return [*chunks[: kinds.index(True)], *chunks[last:]]
+
+    def _tokens(self, chunk: Any) -> list[int]:
+        """Those of a text; none of rows."""
+        length = ctypes.c_size_t()
+        tokens = self._library.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(length))
+        return list(tokens[: length.value])
+
+    def _parts(
+        self, chunks: list[Any], check: Callable[[], None], has_company: Callable[[], bool]
+    ) -> Iterator[PicturePart]:
         lib = self._library
         for chunk in chunks:
             count = lib.mtmd_input_chunk_get_n_tokens(chunk)
             if lib.mtmd_input_chunk_get_type(chunk) == TEXT:
-                length = ctypes.c_size_t()
-                tokens = lib.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(length))
-                yield PicturePart(list(tokens[: length.value]))
+                yield PicturePart(self._tokens(chunk))
                 continue
             check()
-            if lib.mtmd_encode_chunk(self._pointer, chunk):
+            threads = self._settings.threads - self._settings.spared * has_company()
+            if with_threads(threads, partial(lib.mtmd_encode_chunk, self._pointer, chunk)):
                 raise EncodingFailed(log.recent_errors() or "llama.cpp can't encode the picture")
             found = np.ctypeslib.as_array(
                 lib.mtmd_get_output_embd(self._pointer), (count, self.width)

@@ -35,9 +35,11 @@ class PictureEncoder(Protocol):
 
     is_causal: bool
 
-    def sizes(self, width: int, height: int) -> list[PartSize]: ...
+    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]: ...
 
-    def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]: ...
+    def read(
+        self, pixels: Pixels, check: Callable[[], None], has_company: Callable[[], bool]
+    ) -> tuple[PicturePart, ...]: ...
 
     def close(self) -> None: ...
 
@@ -87,10 +89,11 @@ class Eyes:
         *,
         is_shared: bool = False,
         mark_of: Callable[[], Mark] = Mark,
+        has_company: Callable[[], bool] = lambda: False,
     ):
         """`max_waiting` pictures may wait to be decoded, and as many to be encoded. `identity`:
         what rows depend on besides pixels. `is_shared`: clients may use each other's. `mark_of`:
-        where the model's worker notes what it does."""
+        where the model's worker notes what it does. `has_company`: whether it has work now."""
         self._name = name
         self._identity = identity.encode()
         self._encoder = encoder
@@ -98,6 +101,7 @@ class Eyes:
         self._encoding = BoundedExecutor(f"{name} to see pictures", 1, max_waiting)
         self._is_shared = is_shared
         self._mark_of = mark_of
+        self._has_company = has_company
         self._kept = KeptPictures(kept_bytes)
         self._running: dict[PictureKey, Encoding] = {}
         # digests of files → of their pixels, both for each owner
@@ -123,9 +127,9 @@ class Eyes:
         *,
         client: str = "",
     ) -> SeenPicture:
-        """A picture's file → what the model reads, of at most `room` tokens. A larger picture is
-        made smaller, if there is a `max_side` in pixels. Each `client` waits as if no other had
-        sent it, since the time would tell of that.
+        """A picture's file → what the model reads, of at most `room` tokens. With a `max_side` in
+        pixels, a larger picture is made smaller, and none is cut in tiles. Each `client` waits as
+        if no other had sent it, since the time would tell of that.
 
         Raises InvalidRequest for a file that can't be read, or a picture that takes more; QueueFull
         and ModelUnavailable.
@@ -174,7 +178,8 @@ class Eyes:
             with self._counting:
                 if self._is_closed:
                     raise self._gone()
-                sizes = self._encoder.sizes(pixels.width, pixels.height)
+                size = pixels.width, pixels.height
+                sizes = self._encoder.sizes(*size, is_coarse=pixels.is_coarse)
         except EncodingFailed as error:
             raise self._unreadable(error, param) from None
         if (num_tokens := sum(part.num_tokens for part in sizes)) > room:
@@ -208,7 +213,7 @@ class Eyes:
         try:
             with self._reading, self._mark_of().beside(StepKind.SEE):
                 self._check()
-                return self._encoder.read(pixels, self._check)
+                return self._encoder.read(pixels, self._check, self._has_company)
         finally:
             if self._is_closed:  # `close` may not have waited for it
                 self._free()

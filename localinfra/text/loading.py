@@ -119,6 +119,7 @@ def eyes_of(
         plan.projector_identity,
         is_shared=is_shared,
         mark_of=lambda: engine.mark,  # set once it is loaded
+        has_company=lambda: engine.stats.num_running > 0,
     )
 
 

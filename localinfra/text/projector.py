@@ -15,9 +15,15 @@ from localinfra.footprint import CPU, Footprint, Room
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.model import LoadFailed, Model
 from localinfra.llama.projector_trial import TrialFailed, TrialRequest, TrialResult, tried
+from localinfra.llama.thread_limit import CAN_LIMIT
 from localinfra.models import measured
 from localinfra.models.entries import TextModelEntry
-from localinfra.models.gguf.projector import most_at_once, working_bytes
+from localinfra.models.gguf.projector import (
+    WITH_WHOLE_LAST,
+    kind_of_projector,
+    most_at_once,
+    working_bytes,
+)
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_projector
 from localinfra.models.sources import locate
 
@@ -36,6 +42,7 @@ class ProjectorPlan(msgspec.Struct, frozen=True):
     trial: TrialResult
     expected: Footprint
     identity: str  # of its file, settings and device
+    has_own_words: bool | None = None  # what follows the tiles of a picture
 
     @property
     def shape(self) -> object:
@@ -73,7 +80,8 @@ def plan_projector(
     use_gpu = gpu is not None and num_bytes <= room.get(gpu, gpus[gpu])
     expected = Footprint({gpu if gpu and use_gpu else CPU: num_bytes})
     own = measured.digest(measured.state_of(path), entry.max_image_tokens, use_gpu)
-    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected, own)
+    tiles = WITH_WHOLE_LAST.get(kind_of_projector(header))
+    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected, own, tiles)
 
 
 def trial_of(entry: TextModelEntry, path: Path, model: Path) -> TrialResult:
@@ -84,7 +92,7 @@ def trial_of(entry: TextModelEntry, path: Path, model: Path) -> TrialResult:
     name = measured.digest(facts)
     if known := trials.find(name):
         return known
-    request = TrialRequest(str(model), str(path), threads(entry), entry.max_image_tokens)
+    request = TrialRequest(str(model), str(path), threads(entry)[0], entry.max_image_tokens)
     result = tried(request)
     trials.keep(name, result)
     return result
@@ -111,7 +119,10 @@ def load_projector(
     """Raises ModelUnavailable."""
     from localinfra.llama.projector import Projector, ProjectorSettings
 
-    settings = ProjectorSettings(threads(entry), planned.use_gpu, entry.max_image_tokens)
+    own, spared = threads(entry)
+    settings = ProjectorSettings(
+        own, spared, planned.use_gpu, entry.max_image_tokens, planned.has_own_words
+    )
     try:
         return Projector(planned.path, model, settings)
     except LoadFailed as error:
@@ -122,6 +133,10 @@ def load_projector(
         ) from None
 
 
-def threads(entry: TextModelEntry) -> int:
-    """One core less than there are, since running streams go on meanwhile."""
-    return entry.batch_threads or entry.threads or max(1, machine.usable_cores() - 1)
+def threads(entry: TextModelEntry) -> tuple[int, int]:
+    """How many encode, and how many of them don't beside running streams: one, so that these get a
+    core of their own."""
+    cores = machine.usable_cores()
+    if fixed := entry.batch_threads or entry.threads:
+        return fixed, 0
+    return (cores, 1) if CAN_LIMIT and cores > 1 else (max(1, cores - 1), 0)

@@ -5,7 +5,19 @@ from pathlib import Path
 
 import pytest
 from models.mutations import projector_mutations
-from models.tiny_gguf import BOOL, F32, I32, STRING, U32, TinyModel, Value, tiny_gemma3, tiny_llama
+from models.tiny_eyes import tiny_idefics3_projector, tiny_llava_projector
+from models.tiny_gguf import (
+    ARRAY,
+    BOOL,
+    F32,
+    I32,
+    STRING,
+    U32,
+    TinyModel,
+    Value,
+    tiny_gemma3,
+    tiny_llama,
+)
 from models.tiny_projectors import (
     tiny_gemma3_projector,
     tiny_qwen2vl_projector,
@@ -115,6 +127,32 @@ def test_damaged_projectors_are_refused(
         read_projector(projector, read_header(model))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        (
+            "image_grid_pinpoints",
+            Value(ARRAY, [112, 60], I32),
+            "sizes than whole tiles of 56",
+        ),
+        ("image_grid_pinpoints", Value(ARRAY, [112, 0], I32), "other sizes than whole tiles"),
+        ("image_grid_pinpoints", Value(ARRAY, [112], I32), "other sizes than whole tiles"),
+        ("image_grid_pinpoints", Value(ARRAY, [56 << 10, 56], I32), "other sizes than whole tiles"),
+        ("image_grid_pinpoints", Value(U32, 112), "in another type"),
+        ("preproc_max_tiles", Value(U32, 1 << 20), "into 1 to 1048576 tiles"),
+    ],
+)
+def test_tiles_that_only_some_pictures_would_show_to_be_damaged_are_refused(
+    key: str, value: Value, problem: str, tmp_path: Path
+) -> None:
+    projector = tiny_llava_projector(has_tiles=True)
+    header = read_header(tiny_llama().write(tmp_path / "m.gguf"))
+    read_projector(projector.write(tmp_path / "p.gguf"), header)
+    projector.metadata[f"clip.vision.{key}"] = value
+    with pytest.raises(BadGguf, match=problem):
+        read_projector(projector.write(tmp_path / "p.gguf"), header)
+
+
 def test_the_projector_of_another_model_is_refused(tmp_path: Path) -> None:
     model, projector = written(tmp_path, width=64)
     with pytest.raises(BadGguf, match=r"makes rows of 64 numbers, but .* reads 32: it belongs to"):
@@ -142,6 +180,13 @@ def test_a_trial_survives_an_assertion_of_llama_cpp(tmp_path: Path) -> None:
 def test_a_trial_tells_of_a_projector_that_llama_cpp_refuses(tmp_path: Path) -> None:
     model, projector = written(tmp_path, dropping("mm.soft_emb_norm.weight"))
     with pytest.raises(TrialFailed, match=r"can't be used: .*mm.soft_emb_norm.weight"):
+        tried(TrialRequest(str(model), str(projector), 1))
+
+
+def test_a_trial_tells_of_words_that_a_model_lacks(tmp_path: Path) -> None:
+    model = tiny_llama().write(tmp_path / "m.gguf")
+    projector = tiny_idefics3_projector().write(tmp_path / "p.gguf")
+    with pytest.raises(TrialFailed, match="can't be used: the model has no words"):
         tried(TrialRequest(str(model), str(projector), 1))
 
 

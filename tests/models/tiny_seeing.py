@@ -50,6 +50,36 @@ def tiny_qwen2vl(
     return TinyModel(metadata | words, weights.tensors)
 
 
+def tiny_qwen3vl(
+    vocabulary: Callable[[], dict[str, Value]] = gpt2_vocabulary,
+    layers: int = 3,
+    context_length: int = 512,
+    seed: int = 0,
+    num_deep: int = 2,
+) -> TinyModel:
+    """Interleaved M-RoPE, and rows of pictures that also add to the first layers (deepstack)."""
+    words = vocabulary()
+    weights = start_weights(words, seed)
+    head = EMBD // HEADS
+    metadata = common_metadata("qwen3vl", layers, context_length) | {
+        "qwen3vl.feed_forward_length": Value(U32, FFN),
+        "qwen3vl.attention.head_count": Value(U32, HEADS),
+        "qwen3vl.attention.head_count_kv": Value(U32, HEADS_KV),
+        "qwen3vl.attention.key_length": Value(U32, head),
+        "qwen3vl.attention.value_length": Value(U32, head),
+        # As in real ones, a dimension is left that turns by the fourth part of a position.
+        "qwen3vl.rope.dimension_sections": Value(ARRAY, [1, 1, 2, 0], I32),
+        "qwen3vl.rope.freq_base": Value(F32, 10000.0),
+        "qwen3vl.n_deepstack_layers": Value(U32, num_deep),
+    }
+    for layer in range(layers):
+        add_attention(weights, layer, HEADS, HEADS_KV, head)
+        weights.add(f"blk.{layer}.attn_q_norm.weight", head)
+        weights.add(f"blk.{layer}.attn_k_norm.weight", head)
+        add_feed_forward(weights, layer)
+    return TinyModel(metadata | words, weights.tensors)
+
+
 def random_picture(
     number: int, size: int = 12, *, is_causal: bool = True, grid: tuple[int, int] | None = None
 ) -> Picture:

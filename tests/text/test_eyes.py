@@ -30,13 +30,15 @@ class FakeEncoder:
         self.may_read.set()
         self.is_closed = False
 
-    def sizes(self, width: int, height: int) -> list[PartSize]:
+    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]:
         if width == 13:
             raise EncodingFailed("unlucky")
         count = max(1, width * height // 100)
         return [PartSize(1, False), PartSize(count, True), PartSize(1, False)]
 
-    def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]:
+    def read(
+        self, pixels: Pixels, check: Callable[[], None], has_company: Callable[[], bool]
+    ) -> tuple[PicturePart, ...]:
         assert not self.is_closed
         self.num_read += 1
         self.is_reading.set()
@@ -134,8 +136,10 @@ async def test_clients_may_be_allowed_to_use_each_others() -> None:
 @run
 async def test_everyone_is_told_of_his_own_part_if_a_picture_can_not_be_read() -> None:
     class Failing(FakeEncoder):
-        def read(self, pixels: Pixels, check: Callable[[], None]) -> tuple[PicturePart, ...]:
-            super().read(pixels, check)
+        def read(
+            self, pixels: Pixels, check: Callable[[], None], has_company: Callable[[], bool]
+        ) -> tuple[PicturePart, ...]:
+            super().read(pixels, check, has_company)
             raise EncodingFailed("unlucky")
 
     encoder = Failing()

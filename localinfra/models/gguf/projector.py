@@ -27,6 +27,10 @@ MOST_AT_ONCE = {"gemma4v": 1120, "gemma4uv": 1120}
 # Encoders whose tensors are all known, with their shapes: of these, C checks none.
 KNOWN = ("gemma3", "idefics3", "qwen2vl_merger", "qwen2.5vl_merger")
 
+# Those that cut pictures in tiles and read the whole picture after them; and whether each of these
+# has words of its own around it, or only all of them together.
+WITH_WHOLE_LAST = {"idefics3": True, "internvl": False, "llama4": False, "mlp": False}
+
 COUNTS = ("embedding_length", "feed_forward_length", "block_count", "attention.head_count")
 SIDES = {"image_size": 8192, "patch_size": 1024}  # pixels; clip.cpp's limits, or less
 # gguf.cpp asserts these types, by their number in the file, where clip.cpp reads a value.
@@ -41,11 +45,15 @@ TYPES = {
     **dict.fromkeys(("clip.vision.spatial_merge_size", "clip.vision.image_min_pixels"), U32),
     **dict.fromkeys(("clip.vision.image_max_pixels", "clip.vision.preproc_image_size"), U32),
     **dict.fromkeys(("clip.vision.attention.layer_norm_epsilon",), F32),
+    **dict.fromkeys(("clip.vision.preproc_min_tiles", "clip.vision.preproc_max_tiles"), U32),
+    **dict.fromkeys(("clip.vision.image_grid_pinpoints", "clip.vision.feature_layer"), ARRAY),
     **dict.fromkeys(("clip.vision.image_mean", "clip.vision.image_std"), ARRAY),
 }
 # In older files, or for pictures of any size.
 MAY_BE_ZERO = ("image_size", "feed_forward_length", "projection_dim")
 MAX_WIDTH = 1 << 16  # of an encoder's layers
+MAX_TILED = 1 << 14  # pixels of a side, of all tiles together
+MAX_TILES = 256  # of a picture
 PATCH_COLORS = 3
 F32_TENSOR = 0  # ggml_type
 BYTES_PER_PATCH = 4 * 6  # of activations, for each number of an encoder's widest layer
@@ -106,6 +114,7 @@ def _problems(header: GgufHeader, model: GgufHeader) -> Iterator[str]:
     yield from _numbers(header)
     yield from _layers(header)
     yield from _patches(header)
+    yield from _tiles(header)
     yield from _width(header, model)
     yield from tensor_problems(header)
 
@@ -232,6 +241,22 @@ def _patches(header: GgufHeader) -> Iterator[str]:
             yield f"has patches of shape {second} for a second frame; {AGAIN}"
         if header.number("vision.spatial_merge_size", 2) != 2:
             yield f"merges {header.number('vision.spatial_merge_size')} patches; {AGAIN}"
+
+
+def _tiles(header: GgufHeader) -> Iterator[str]:
+    """The sizes that a picture is cut in tiles of: asserted for each picture, by its own size."""
+    least, most = (header.number(f"vision.preproc_{end}_tiles", 1) for end in ("min", "max"))
+    if not (0 <= least <= MAX_TILES and 0 <= most <= MAX_TILES):
+        yield f"cuts pictures into {least} to {most} tiles; {AGAIN}"
+    key, side = "clip.vision.image_grid_pinpoints", header.number("vision.image_size")
+    sizes = header.metadata.get(key)
+    if sizes is None:
+        return
+    values = sizes.values or () if isinstance(sizes, Array) else ()
+    whole = [value for value in values if isinstance(value, int) and side and value % side == 0]
+    is_sound = len(whole) == len(values) and all(side <= value <= MAX_TILED for value in whole)
+    if not values or len(values) % 2 or not is_sound:
+        yield f"has {key} of other sizes than whole tiles of {side} pixels; {AGAIN}"
 
 
 def _width(header: GgufHeader, model: GgufHeader) -> Iterator[str]:
