@@ -9,11 +9,12 @@ chooses, and `NamedRouter` does as it says. https://docs.ray.io/en/latest/serve/
 
 import asyncio
 import contextlib
+import contextvars
 import importlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 import ray
 from msgspec.structs import replace
@@ -44,6 +45,8 @@ from localinfra.scale.forwarded import Batches, Fleet, Forwarded, ReplicaLost
 from localinfra.scale.gateway import create_gateway
 from localinfra.scale.groups import Groups
 from localinfra.scale.hosted import HostedApp
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +110,7 @@ class ServeFleet:
         return router.known_loads() if router else {}
 
     async def answer(self, group: str, replica: str | None, request: Forwarded) -> Batches:
-        batches = self._streams[group].answer.remote(request, replica=replica)
+        batches = by_itself(self._streams[group].answer.remote, request, replica=replica)
         has_ended = False
         with losing_replicas():
             try:
@@ -120,8 +123,16 @@ class ServeFleet:
 
     async def knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
         with losing_replicas():
-            found = await self._calls[group].knows.remote(caller, list(ids), replica=replica)
+            found = await by_itself(
+                self._calls[group].knows.remote, caller, list(ids), replica=replica
+            )
         return found is True
+
+
+def by_itself(call: Callable[..., T], *values: object, **named: object) -> T:
+    """Calls outside of Serve's context. In it, all calls of a request have one id, by which a
+    router of our own tells them apart: of two at once, one would wait forever."""
+    return contextvars.Context().run(call, *values, **named)
 
 
 @contextlib.contextmanager

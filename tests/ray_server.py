@@ -20,7 +20,7 @@ import ray  # noqa: E402 - needs the paths
 from localinfra import ray_serve  # noqa: E402
 from localinfra.cli.ray import read  # noqa: E402
 
-RUNTIME = "echo:EchoRuntime"
+RUNTIME = "paced:PacedRuntime"
 
 
 def replicas(group: str) -> list[str]:

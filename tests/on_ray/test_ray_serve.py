@@ -80,8 +80,8 @@ def test_throughput_grows_with_replicas(server: RayServer) -> None:
 
     def seconds(model: str) -> float:
         def ask(number: int) -> None:
-            reply = server.say(model, f"{number} " * 60, max_tokens=100)
-            assert reply.json()["usage"]["completion_tokens"] == 100
+            reply = server.say(model, f"{number} " * 60, max_tokens=20)
+            assert reply.json()["usage"]["completion_tokens"] == 20
 
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(ask, range(2)))  # loads it, on both
@@ -111,6 +111,21 @@ def test_a_client_that_leaves_ends_the_work(server: RayServer) -> None:
         if one.name == "localinfra_generated_tokens_total" and one.labels["model"] == "slow"
     }
     assert sum(tokens.values()) < 1500
+
+
+def test_clients_that_leave_at_any_moment_harm_no_replica(server: RayServer) -> None:
+    """Also in the moment in which their answer ends."""
+    text = "a short answer"
+    body = {"model": "echo", "messages": [{"role": "user", "content": text}], "temperature": 0}
+    for num_lines in range(2 * len(text)):
+        with server.client.stream(
+            "POST", "/v1/chat/completions", json=body | {"stream": True}
+        ) as got:
+            for _, _ in zip(range(num_lines), got.iter_lines(), strict=False):
+                pass
+    for number in range(8):
+        assert server.say("echo", f"{number}: {text}").status_code == 200
+    assert len(answering(server)) == 2
 
 
 def test_stored_responses_are_found_from_any_replica(server: RayServer) -> None:
