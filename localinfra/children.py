@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -22,6 +23,32 @@ def module_command(name: str) -> list[str]:
     by_module = getattr(sys.modules["__main__"], "__spec__", None) is not None
     is_safe = sys.flags.safe_path or not by_module
     return [sys.executable, *(["-P"] if is_safe else []), "-m", name]
+
+
+def result_of(command: list[str], limit_s: float) -> tuple[int, bytes, bytes]:
+    """Runs one of our modules that may crash, and that calls `end_with_parent`. Returns its exit
+    status, standard output and standard error; it is killed after `limit_s`."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # open while this process lives
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C must not end it first
+            creationflags=OWN_GROUP,
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # llama.cpp's backtrace starts a debugger
+        )
+        timer = threading.Timer(limit_s, process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            with process:
+                assert process.stdout
+                out = process.stdout.read()
+        finally:
+            timer.cancel()
+        log.seek(0)
+        return process.returncode, out, log.read()
 
 
 def end_with_parent() -> None:

@@ -68,7 +68,17 @@ LAYERS: dict[str, list[set[str]]] = {
         {"relaxing", "template"},
     ],
     "models": [
-        {"budget", "failures", "gguf", "places", "quants", "sampling", "swaps", "versions"},
+        {
+            "budget",
+            "failures",
+            "gguf",
+            "names",
+            "places",
+            "quants",
+            "sampling",
+            "swaps",
+            "versions",
+        },
         {"seats", "sources"},
         {"companions", "details", "looks", "sharing"},
         {"entries", "pool"},

@@ -47,7 +47,7 @@ def build_info() -> BuildInfo:
         version=version("llama-cpp-python"),
         backends=backends(),
         cpu_features=compiled_features(system_info),
-        gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
+        gpu_offload=bool(free_memory()),  # llama.cpp counts other machines too
         devices=devices(),
     )
 

@@ -10,6 +10,7 @@ BUFFER = re.compile(
     r"(?P<name>\S+) +(?P<kind>model|KV|RS|output|compute|LoRA) buffer size = +(?P<size>[\d.]+) MiB"
 )
 GPUS = {"CUDA": "cuda", "ROCm": "cuda", "MTL": "mps", "Vulkan": "vulkan", "SYCL": "sycl"}
+PEER = re.compile(r"RPC(\d+)\[(.+)\]")  # another machine's device, and where that is
 NUMBERED = re.compile(rf"({'|'.join(GPUS)})(\d+)")
 
 
@@ -34,6 +35,8 @@ def footprint_of(lines: Iterable[str]) -> Footprint:
 def device_of(name: str) -> str:
     """The device of one of llama.cpp's buffers or devices. Buffers such as `CPU_Mapped` and
     `CUDA_Host` are in main memory."""
+    if peer := PEER.match(name):
+        return f"rpc:{peer[2]}/{peer[1]}"
     found = NUMBERED.match(name)
     if found is None:
         return CPU

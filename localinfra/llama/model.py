@@ -17,9 +17,10 @@ import msgspec
 
 from localinfra.errors import InvalidRequest
 from localinfra.footprint import Footprint, total
-from localinfra.llama import log
+from localinfra.llama import log, peers
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.load_log import footprint_of
+from localinfra.llama.peers import has_gpu
 from localinfra.llama.settings import WINDOW
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class ModelSettings(msgspec.Struct, frozen=True):
     lora: tuple[LoraFile, ...] = ()
     mtp: bool = False  # with the layers for multi-token prediction
     vocabulary_only: bool = False  # no weights: to tokenize, or to try a projector
+    rpc_servers: tuple[str, ...] = ()  # other machines, which `peers.ask` has just found
 
 
 @functools.cache
@@ -90,6 +92,9 @@ class Model:
         params.load_mtp = settings.mtp
         params.vocab_only = settings.vocabulary_only
         params.load_mode = LOAD_MODES[settings.mmap, settings.mlock]
+        if settings.rpc_servers:
+            used = peers.device_pointers(settings.rpc_servers)
+            params.devices = ctypes.addressof(used)
         split = (ctypes.c_float * llama_cpp.llama_max_devices())(*settings.tensor_split)
         if settings.tensor_split:
             params.tensor_split = split
@@ -103,7 +108,7 @@ class Model:
         self._free = weakref.finalize(self, llama_cpp.llama_model_free, self.pointer)
         self._free.atexit = False
         self.path = path
-        self.is_offloaded = bool(settings.gpu_layers and llama_cpp.llama_supports_gpu_offload())
+        self.is_offloaded = bool(settings.gpu_layers and (settings.rpc_servers or has_gpu()))
         self.size_bytes: int = llama_cpp.llama_model_size(self.pointer)
         self._vocab = llama_cpp.llama_model_get_vocab(self.pointer)
         self.num_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)

@@ -4,17 +4,13 @@ that fails ends the process. Run as a program, this module is that process.
 Loads the text model's vocabulary only, and computes on the CPU.
 """
 
-import os
 import signal
-import subprocess
 import sys
-import tempfile
-import threading
 from pathlib import Path
 
 import msgspec
 
-from localinfra.children import OWN_GROUP, end_with_parent, module_command
+from localinfra.children import end_with_parent, module_command, result_of
 from localinfra.picture_parts import EncodingFailed
 from localinfra.pictures import MAX_RATIO, Pixels
 
@@ -47,31 +43,12 @@ class TrialResult(msgspec.Struct, frozen=True):
 def tried(request: TrialRequest) -> TrialResult:
     """Tries the projector. Blocks for a second, or as long as it takes to load it. Raises
     TrialFailed."""
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [*COMMAND, msgspec.json.encode(request).decode()],
-            stdin=subprocess.PIPE,  # open while this process lives
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C must not end it first
-            creationflags=OWN_GROUP,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # its backtrace starts a debugger
-        )
-        timer = threading.Timer(LIMIT_S, process.kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            with process:
-                assert process.stdout
-                out = process.stdout.read()
-        finally:
-            timer.cancel()
-        log.seek(0)
-        errors = log.read()
+    command = [*COMMAND, msgspec.json.encode(request).decode()]
+    status, out, errors = result_of(command, LIMIT_S)
     try:
         result = msgspec.json.decode(out.strip().rpartition(b"\n")[2], type=TrialResult)
     except msgspec.MsgspecError:
-        raise TrialFailed(epitaph(process.returncode, errors)) from None
+        raise TrialFailed(epitaph(status, errors)) from None
     if result.problem:
         raise TrialFailed(f"can't be used: {result.problem}")
     return result

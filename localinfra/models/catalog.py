@@ -13,8 +13,9 @@ import msgspec
 from localinfra.config.settings import Config, read_text
 from localinfra.config.tables import close_matches, decode, either, suggestion, toml
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
-from localinfra.models.entries import KINDS, ModelEntry, Name, TextModelEntry
+from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
 from localinfra.models.found import FoundModel, given_models, in_folder, pulled, with_found
+from localinfra.models.names import Name
 from localinfra.models.sampling import SamplingSettings
 from localinfra.models.sources import ModelSource, Source, absolute, parse_source
 from localinfra.models.versions import dotted, table_name, write_out

@@ -13,6 +13,7 @@ from msgspec import Meta
 from localinfra.engine.request import EngineSettings
 from localinfra.models import looks
 from localinfra.models.companions import projector_of
+from localinfra.models.names import DeployId, Endpoint, Name
 from localinfra.models.sampling import SamplingSettings
 from localinfra.models.sources import ModelSource, Source
 from localinfra.models.versions import Version
@@ -20,20 +21,6 @@ from localinfra.models.versions import Version
 Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 Count = Annotated[int, Meta(ge=1, le=1024)]
 Usd = Annotated[float, Meta(ge=0, le=1_000_000)]
-Name = Annotated[
-    str,
-    Meta(
-        pattern=r"^(?!deploy_id:|deploy/)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$",
-        description="a name of letters, digits and . _ : / @ + - (not deploy_id:... or deploy/...)",
-    ),
-]
-DeployId = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="an id of letters, digits and . _ -",
-    ),
-]
 ENGINE = EngineSettings()  # its defaults
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
@@ -162,6 +149,9 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     main_gpu: Annotated[int, Meta(ge=0)] = 0  # number of the GPU used by split_mode "none"
     # share of each GPU; default: by free memory
     tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] = ()
+    # other machines that run llama.cpp's ggml-rpc-server and take layers like GPUs. Nothing is
+    # encrypted or authenticated, and one that goes away ends the server: for trusted networks alone
+    rpc_servers: Annotated[tuple[Endpoint, ...], Meta(max_length=16)] = ()
     # MiB of main memory for prefixes offloaded from the KV cache, and for saved states, which some
     # models need to share prefixes; default: an eighth of the memory, at most 2048; 0 keeps none
     parked_prefixes_mib: Annotated[int, Meta(ge=0)] | None = None
@@ -222,6 +212,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
         return msgspec.structs.replace(
             self,
             gpu_layers=0,
+            rpc_servers=(),
             flash_attention=False,
             # llama.cpp reads other types with flash attention only
             kv_type=self.kv_type if self.kv_type in ("f32", "bf16") else "f16",

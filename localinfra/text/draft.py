@@ -68,6 +68,7 @@ def draft_entry(
         context_length=min(settings.context_length, trained),
         kv_cache_tokens=settings.num_cells,
         tensor_split=(),
+        rpc_servers=(),
         lora=(),
         draft=None,
     )

@@ -32,4 +32,10 @@ def identity(
         num_cells=int(settings.num_cells + MOST_PADDING > most),
     )
     facts = (files, [adapter.scale for adapter in entry.lora], counts, is_offloaded)
-    return [machine.cpu(), machine.llama_build(), repr(facts)]  # names of files may be any bytes
+    peers = [repr(entry.rpc_servers)] if entry.rpc_servers else []
+    return [
+        machine.cpu(),
+        machine.llama_build(),
+        repr(facts),
+        *peers,
+    ]  # names of files may be any bytes

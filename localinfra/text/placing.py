@@ -16,6 +16,7 @@ from localinfra import install, machine
 from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
+from localinfra.llama import peers
 from localinfra.llama.build_info import free_memory, unused_features
 from localinfra.llama.model import (
     OTHER_WINDOWS,
@@ -99,7 +100,7 @@ def plan_text(
 ) -> TextPlan:
     """`room` is for all models together: a plan does not depend on what else is loaded now."""
     loaded = header if entry.mtp else without_mtp(header)
-    free = free_memory() if entry.gpu_layers != 0 else {}
+    free = peers_memory(name, entry) | (free_memory() if entry.gpu_layers != 0 else {})
     if entry.split_mode == "none":
         free = dict(list(free.items())[entry.main_gpu : entry.main_gpu + 1])
     gpus = {device: room.get(device, size) for device, size in free.items()}
@@ -115,7 +116,8 @@ def plan_text(
         layers, split = sum(fitting), split or tuple(map(float, fitting))
         if gpus:
             total = sum(gpus.values()) / 2**30
-            logger.info("%s: %d layers fit the %.1f GiB of the GPU", name, layers, total)
+            where = "GPUs and other machines" if entry.rpc_servers else "the GPU"
+            logger.info("%s: %d layers fit the %.1f GiB of %s", name, layers, total, where)
     return TextPlan(
         expected=expected(entry, loaded, settings, layers, split, list(gpus)),
         path=path,
@@ -124,6 +126,18 @@ def plan_text(
         gpu_layers=layers,
         tensor_split=split,
     )
+
+
+def peers_memory(name: str, entry: TextModelEntry) -> dict[str, int]:
+    """The free bytes of other machines' devices, which come before this one's, as in llama.cpp.
+    Raises ModelUnavailable."""
+    if not entry.rpc_servers or entry.gpu_layers == 0:
+        return {}
+    try:
+        found = peers.ask(entry.rpc_servers)
+    except peers.PeersUnusable as error:
+        raise ModelUnavailable(f"{name}: rpc_servers: {error}.", "model") from None
+    return {device.device: device.free_bytes for device in found}
 
 
 def warn_of_slow_layers(name: str, num_on_cpu: int, unused: Sequence[str]) -> None:
@@ -256,6 +270,11 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple["LlamaConte
     GPU where their number is not set, then with a shorter context where that is not set."""
     trained = plan.header.context_length or UNKNOWN_CONTEXT
     layers, settings = plan.gpu_layers, plan.settings
+    if entry.rpc_servers and layers:
+        logger.warning(
+            "%s: layers go to %s. Nothing on that way is encrypted or authenticated, and if one of "
+            "them goes away, this server ends", name, ", ".join(entry.rpc_servers),
+        )  # fmt: skip
     while True:
         try:
             context, model = load_with_layers(entry, plan, settings, layers)
@@ -305,6 +324,7 @@ def load_with_layers(
         mlock=entry.mlock,
         lora=tuple(LoraFile(adapter.path, adapter.scale) for adapter in entry.lora),
         mtp=settings.mtp,
+        rpc_servers=entry.rpc_servers if layers else (),
     )
     facts = measured.state_of(plan.path), settings, model_settings
     name = measured.identity(entry, *facts)

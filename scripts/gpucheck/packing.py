@@ -33,10 +33,9 @@ WHEELS = (
     "sortedcontainers", "starlette", "tqdm", "truststore", "typer", "typing_extensions", "uvicorn",
     "shellingham", "rich", "markdown-it-py", "mdurl", "zipp",
 )  # fmt: skip
-PLATFORMS = (
-    "manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64",
-    "manylinux2014_x86_64", "manylinux1_x86_64", "manylinux_2_5_x86_64",
-)  # fmt: skip
+# pip takes those that it is told and no older ones.
+PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1))
+PLATFORMS += ("manylinux2014_x86_64", "manylinux1_x86_64")
 
 
 def pack(folder: Path, sdist: Path | None, python: str, has: Sequence[str]) -> None:
@@ -109,4 +108,5 @@ def fetch_wheels(folder: Path, python: str, has: Sequence[str]) -> None:
     command += ["--python-version", python, "--implementation", "cp", "-d", str(folder)]
     for platform in PLATFORMS:
         command += ["--platform", platform]
-    subprocess.run([*command, "-q", *pinned], check=True)
+    if subprocess.run([*command, "-q", *pinned]).returncode:
+        sys.exit("pip could not fetch all wheels: its lines above say which")

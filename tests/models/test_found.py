@@ -13,8 +13,8 @@ from models.tiny_gguf import STRING, U32, TinyModel, Value, tiny_llama, write_pa
 from localinfra.config.settings import read
 from localinfra.errors import ConfigError
 from localinfra.models.catalog import Catalog, discover
-from localinfra.models.entries import Name
 from localinfra.models.found import in_folder
+from localinfra.models.names import Name
 
 
 def with_key(key: str, value: Value) -> TinyModel:
