@@ -13,6 +13,7 @@ from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.failures import decode_failure
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import LoadFailed, Model, NoContext
+from localinfra.llama.openmp import release_threads
 from localinfra.llama.reading import decode_picture
 from localinfra.llama.rounding import find_rounding, possible_roundings
 from localinfra.llama.settings import MIN_OUTPUT_ROWS, ContextSettings, Rounding
@@ -42,13 +43,6 @@ CELL_PADDING = 256  # llama.cpp rounds the cache size up to it
 # llama_cpp's own declaration creates a pointer object per call, which takes 10 us.
 _get_logits = ctypes.cast(llama_cpp.llama_get_logits, ctypes.c_void_p).value or 0
 get_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_get_logits)
-
-# OpenMP keeps a team of compute threads for each thread that ever computed. libgomp counts sleeping
-# ones too, and no longer lets waiting threads spin once there are more than cores: with two models,
-# one of them idle, a step of 7 ms takes 20 (2 cores). The handle also finds symbols of libraries
-# that llama.cpp links; builds without OpenMP lack this one.
-pause_openmp = getattr(llama_cpp._lib, "omp_pause_resource_all", None)
-OMP_PAUSE_SOFT = 1
 
 
 class LlamaContext:
@@ -262,8 +256,8 @@ class LlamaContext:
         if self._is_cold:  # the first request finds the weights in memory, unless it came at once
             with contextlib.suppress(DecodeFailed):  # it will fail too, with the reason
                 self._logits_of_steps(PROBED_ROWS)
-        if self._num_threads > 1 and pause_openmp is not None:
-            pause_openmp(OMP_PAUSE_SOFT)
+        if self._num_threads > 1:
+            release_threads()
 
     def decode(self, batch: Batch) -> None:
         size = len(batch)

@@ -20,7 +20,7 @@ from localinfra.llama import log
 from localinfra.llama.library import llama_cpp, mtmd
 from localinfra.llama.load_log import footprint_of
 from localinfra.llama.model import LoadFailed, Model
-from localinfra.llama.thread_limit import with_threads
+from localinfra.llama.openmp import release_threads, with_threads
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels
 
@@ -100,7 +100,10 @@ class Projector:
             data = (ctypes.c_uint8 * len(pixels.data)).from_buffer_copy(pixels.data)
             chunks = self._chunks(held, pixels.width, pixels.height, data)
             chunks = self._whole(chunks) if pixels.is_coarse else chunks
-            return tuple(self._parts(chunks, check, has_company))
+            try:
+                return tuple(self._parts(chunks, check, has_company))
+            finally:
+                release_threads()  # those of a context could not spin while these sleep
 
     def close(self) -> None:
         if self._pointer:

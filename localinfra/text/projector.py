@@ -14,8 +14,8 @@ from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.model import LoadFailed, Model
+from localinfra.llama.openmp import CAN_LIMIT
 from localinfra.llama.projector_trial import TrialFailed, TrialRequest, TrialResult, tried
-from localinfra.llama.thread_limit import CAN_LIMIT
 from localinfra.models import measured
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.projector import (

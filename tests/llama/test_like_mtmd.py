@@ -150,6 +150,7 @@ class Said(NamedTuple):
     scores: dict[int, float]  # of the first token
     tokens: list[int]
     num_prompt: int
+    num_cached: int
 
 
 def said(model: TextModel, *files: bytes) -> Said:
@@ -167,7 +168,7 @@ def said(model: TextModel, *files: bytes) -> Said:
         first = events[0].logprob
         assert first
         tokens = [event.token for event in events if event.token is not None]
-        return Said(dict(first.top), tokens, len(prompt.ids))
+        return Said(dict(first.top), tokens, len(prompt.ids), events[0].num_cached)
 
     return asyncio.run(answer())
 
@@ -198,6 +199,8 @@ def test_every_kind_of_projector_is_read_alike(name: str, tmp_path: Path) -> Non
         square = assert_alike(by, PICTURES["square"])
         assert_alike(by, PICTURES["ordinary"])
         two = assert_alike(by, PICTURES["high"], PICTURES["grey"])
+        again = assert_alike(by, PICTURES["high"], PICTURES["grey"])
+        assert again.num_cached == again.num_prompt - 1 > two.num_cached
         assert two.num_prompt > square.num_prompt
         assert apart(square, two) > 10 * TOLERANCE, "pictures matter"
 

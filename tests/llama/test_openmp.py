@@ -1,5 +1,6 @@
-"""Threads of a projector: all cores alone, fewer beside other work."""
+"""Threads of a projector: all cores alone, fewer beside other work, and none afterwards."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,15 @@ from models.tiny_projectors import tiny_gemma3_projector
 from localinfra.llama import projector as module
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.openmp import CAN_LIMIT, with_threads
 from localinfra.llama.projector import Projector, ProjectorSettings
-from localinfra.llama.thread_limit import CAN_LIMIT, with_threads
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
 from localinfra.pictures import Pixels
 from localinfra.text.projector import threads
+
+TASKS = Path("/proc/self/task")
+PICTURE = Pixels(56, 56, bytes(at % 251 for at in range(56 * 56 * 3)))
 
 
 @pytest.mark.skipif(not CAN_LIMIT, reason="built without GCC's OpenMP")
@@ -38,14 +42,31 @@ def test_a_projector_leaves_threads_to_other_work(
     model = Model(tiny_gemma3().write(tmp_path / "m.gguf"), ModelSettings(vocabulary_only=True))
     path = tiny_gemma3_projector().write(tmp_path / "p.gguf")
     projector = Projector(path, model, ProjectorSettings(threads=3, spared=1))
-    picture = Pixels(56, 56, bytes(at % 251 for at in range(56 * 56 * 3)))
     alone, beside = (
-        projector.read(picture, lambda: None, lambda has=has: has)  # type: ignore[misc]
+        projector.read(PICTURE, lambda: None, lambda has=has: has)  # type: ignore[misc]
         for has in (False, True)
     )
-    projector.close()
     assert limits == [3, 2]
     assert [part.tokens for part in alone] == [part.tokens for part in beside]
+    projector.close()
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="Linux tells of threads")
+def test_a_projectors_threads_end_with_its_picture(tmp_path: Path) -> None:
+    model = Model(tiny_gemma3().write(tmp_path / "m.gguf"), ModelSettings(vocabulary_only=True))
+    path = tiny_gemma3_projector().write(tmp_path / "p.gguf")
+    projector = Projector(path, model, ProjectorSettings(threads=3))
+    during = []
+
+    def encoded(pixels: Pixels) -> None:
+        projector.read(pixels, lambda: during.append(len([*TASKS.iterdir()])))
+        during.append(len([*TASKS.iterdir()]))
+
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(2):
+            thread.submit(encoded, PICTURE).result()
+    projector.close()
+    assert during == [during[0]] * 4
 
 
 def test_threads_that_an_entry_fixes_are_all_used(monkeypatch: pytest.MonkeyPatch) -> None:
