@@ -199,6 +199,9 @@ class EchoBackend:
         for (slot, position), token in zip(self._rows, batch.tokens, strict=True):
             self._cells[slot][position] = token
 
+    def candidates(self, row: int) -> None:
+        """None: it has no device."""
+
     def logits(self, row: int) -> NDArray[np.float32]:
         slot, last = self._rows[row]
         history = [self._cells[slot][position] for position in range(last + 1)]

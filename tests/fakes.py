@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
+from localinfra.engine.candidates import Candidates
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import (
     EngineSettings,
@@ -62,6 +63,13 @@ def reference(
     return tokens[len(prompt) :]
 
 
+def best_of(row: NDArray[np.float32], count: int) -> Candidates:
+    """As a device chooses them: in no order, any of equal ones."""
+    ids = np.argpartition(-row, count - 1)[:count] if count < len(row) else np.arange(len(row))
+    total = np.exp(row.astype(np.float64) - row.max()).sum()
+    return Candidates(ids, row[ids], float(total), len(row))
+
+
 class Cell(NamedTuple):
     position: int
     token: int
@@ -102,6 +110,7 @@ class FakeBackend:
         single_row_threads: int = 2,
         max_threads: int = 2,
         fails_after: int | None = None,
+        num_candidates: int = 0,
     ):
         self.num_cells = num_cells
         self.num_sequences = num_sequences
@@ -123,6 +132,8 @@ class FakeBackend:
         self.max_rollback = max_rollback if can_share_prefixes else 0
         self.states: dict[int, list[tuple[int, int]]] = {}  # by slot
         self.num_restored = 0  # states
+        self.num_candidates = num_candidates
+        self.num_rows_read = 0  # whole ones
         self.fails_after = fails_after  # a history longer than this has no finite logits
         self.broken = False  # the next decode fails
         self.cells: list[Cell | None] = [None] * (num_cells + MOST_PADDING)
@@ -237,7 +248,16 @@ class FakeBackend:
     def has_few_threads(self) -> bool:
         return self.num_threads <= self.canonical_threads()
 
+    def candidates(self, row: int) -> Candidates | None:
+        if not self.num_candidates:
+            return None
+        return best_of(self._row(row), self.num_candidates)
+
     def logits(self, row: int) -> NDArray[np.float32]:
+        self.num_rows_read += 1
+        return self._row(row)
+
+    def _row(self, row: int) -> NDArray[np.float32]:
         history, rounding = self.histories[row]
         if self.fails_after is not None and len(history) > self.fails_after:
             return np.full(NUM_VOCAB, np.nan, np.float32)

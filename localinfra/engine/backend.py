@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # plans of models need none of it
     import numpy as np
     from numpy.typing import NDArray
 
+    from localinfra.engine.candidates import Candidates
     from localinfra.engine.pictures import PictureRows
 
 # Most rows that pad a step to a `canonical_size`. A backend has room for them in addition to
@@ -117,7 +118,11 @@ class Backend(Protocol):
 
     def logits(self, row: int) -> "NDArray[np.float32]":
         """The logits [num_vocab] of batch index `row`: a view that may be edited, valid until the
-        next decode."""
+        next decode. Where there are candidates, they come from the device only now."""
+
+    def candidates(self, row: int) -> "Candidates | None":
+        """The best tokens of batch index `row`, valid until the next decode; None if the device
+        doesn't choose them. `logits` has all."""
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Shares the cells of positions [start, stop) of `source` with `target`."""

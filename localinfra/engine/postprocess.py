@@ -50,15 +50,19 @@ def _append_forced(backend: Backend, sequence: Sequence, events: list[TokenEvent
 
 
 def _sample_token(backend: Backend, sequence: Sequence, row: int) -> TokenEvent:
-    params = sequence.request.params
-    logits = backend.logits(row)
-    # The sampler edits the row in place; logprobs need the raw one.
-    raw = None if params.top_logprobs is None else logits.copy()
+    params, constraint = sequence.request.params, sequence.constraint
     if sequence.sampler is None:
         sequence.sampler = Sampler(params.sampling, sequence.choice, sequence.request.prompt)
-    token = sequence.sampler.sample(logits, sequence.constraint)
-    if sequence.constraint:
-        sequence.constraint.accept(token)
+    token, raw = None, None
+    if params.top_logprobs is None and (found := backend.candidates(row)):
+        token = sequence.sampler.sample_among(found, constraint)
+    if token is None:
+        logits = backend.logits(row)
+        # The sampler edits the row in place; logprobs need the raw one.
+        raw = None if params.top_logprobs is None else logits.copy()
+        token = sequence.sampler.sample(logits, constraint)
+    if constraint:
+        constraint.accept(token)
     sequence.append(token)
     logprob = None if raw is None else token_logprob(raw, token, params.top_logprobs or 0)
     return _event(backend, sequence, token, logprob)

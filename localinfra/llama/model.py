@@ -104,6 +104,8 @@ class Model:
         self._free.atexit = False
         self.path = path
         self.is_offloaded = bool(settings.gpu_layers and llama_cpp.llama_supports_gpu_offload())
+        num_layers = llama_cpp.llama_model_n_layer(self.pointer)
+        self.has_output_on_device = self.is_offloaded and settings.gpu_layers > num_layers
         self.size_bytes: int = llama_cpp.llama_model_size(self.pointer)
         self._vocab = llama_cpp.llama_model_get_vocab(self.pointer)
         self.num_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)

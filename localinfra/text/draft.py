@@ -70,6 +70,7 @@ def draft_entry(
         tensor_split=(),
         lora=(),
         draft=None,
+        device_sampling=False,  # its rows are needed whole
     )
 
 
@@ -120,6 +121,7 @@ def load_mtp(name: str, plan: TextPlan, model: Model, verifier: "HiddenContext")
         num_cells=verifier.num_cells,
         full_window=False,
         max_rollback=0,
+        device_sampling=False,
     )
     try:
         return MtpContext(model, verifier, settings)
