@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from localinfra.engine.draws import (
     NUM_GROUPS,
@@ -45,6 +46,11 @@ class Ranked(NamedTuple):
     total: float | None  # as of Candidates; None where penalties have changed it
     floor: float  # no other token has a larger logit
     num_vocab: int
+
+    def only(self, are_left: NDArray[np.bool_]) -> "Ranked":
+        """Without the others of these tokens; nor are any others left that are forbidden."""
+        ids, logits = self.ids[are_left], self.logits[are_left]
+        return self._replace(ids=ids, logits=logits, total=None)
 
     @property
     def num_sure(self) -> int:

@@ -112,18 +112,16 @@ class Sampler:
         """Samples the token that `sample` would from the row of these candidates. Returns None, and
         changes nothing, if they don't decide it."""
         penalties = self._penalties
-        if len(self._bias_ids) or (constraint and self._random):
-            return None
-        if penalties and not penalties.only_lower:
+        if len(self._bias_ids) or (penalties and not penalties.only_lower):
             return None
         order = ranked(found, penalties.applied if penalties else None)
         if order is None:
             return None
-        if self._random is None:
-            token = best(order)
-            if constraint and token is not None and not constraint.allows(token):
-                token = None
-        else:
+        token = best(order) if self._random is None else None
+        if constraint and not (token is not None and constraint.allows(token)):
+            order = order.only(constraint.allows_each(order.ids, order.num_vocab))
+            token = best(order) if self._random is None else None
+        if self._random:
             token = draw_among(order, self._params, *self._key(0))
         if token is not None:
             self._take(token)
