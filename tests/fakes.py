@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+from best_logits import best_of
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
@@ -63,13 +64,6 @@ def reference(
     return tokens[len(prompt) :]
 
 
-def best_of(row: NDArray[np.float32], count: int) -> Candidates:
-    """As a device chooses them: in no order, any of equal ones."""
-    ids = np.argpartition(-row, count - 1)[:count] if count < len(row) else np.arange(len(row))
-    total = np.exp(row.astype(np.float64) - row.max()).sum()
-    return Candidates(ids, row[ids], float(total), len(row))
-
-
 class Cell(NamedTuple):
     position: int
     token: int
@@ -111,6 +105,7 @@ class FakeBackend:
         max_threads: int = 2,
         fails_after: int | None = None,
         num_candidates: int = 0,
+        is_on_device: bool = False,
     ):
         self.num_cells = num_cells
         self.num_sequences = num_sequences
@@ -132,6 +127,8 @@ class FakeBackend:
         self.max_rollback = max_rollback if can_share_prefixes else 0
         self.states: dict[int, list[tuple[int, int]]] = {}  # by slot
         self.num_restored = 0  # states
+        self.is_on_device = is_on_device
+        self.is_computing = False
         self.num_candidates = num_candidates
         self.num_rows_read = 0  # whole ones
         self.fails_after = fails_after  # a history longer than this has no finite logits
@@ -194,7 +191,12 @@ class FakeBackend:
         self.cells[self.head % len(self.cells)] = cell
         self.head = self.head % len(self.cells) + 1
 
+    def wait(self) -> None:
+        self.is_computing = False
+
     def decode(self, batch: Batch) -> None:
+        assert not self.is_computing
+        self.is_computing = self.is_on_device
         assert 0 < len(batch) <= self.batch_size
         assert len(batch.output_rows) <= self.max_output_rows + MOST_PADDING
         self.batch_sizes.append(len(batch))
@@ -258,6 +260,7 @@ class FakeBackend:
         return self._row(row)
 
     def _row(self, row: int) -> NDArray[np.float32]:
+        assert not self.is_computing, "this step was not waited for"
         history, rounding = self.histories[row]
         if self.fails_after is not None and len(history) > self.fails_after:
             return np.full(NUM_VOCAB, np.nan, np.float32)

@@ -286,6 +286,7 @@ class DraftModel:
         started_s = time.perf_counter()
         try:
             self._backend.decode(batch)
+            self._backend.wait()
         except DecodeFailed as error:
             self._give_up(error)
             return False

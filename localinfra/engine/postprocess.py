@@ -1,11 +1,14 @@
 """Rows of logits → the tokens, scores and events of one sequence. Moves no cells, sends nothing."""
 
+import contextlib
+
 from localinfra.engine.backend import Backend
 from localinfra.engine.logprobs import token_logprob
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
 from localinfra.engine.sampling import Sampler
 from localinfra.engine.sequence import Sequence
-from localinfra.engine.step import Chunk
+from localinfra.engine.step import Chunk, Step
+from localinfra.errors import ApiError
 
 
 def sample(backend: Backend, chunk: Chunk, events: list[TokenEvent]) -> None:
@@ -30,6 +33,16 @@ def sample(backend: Backend, chunk: Chunk, events: list[TokenEvent]) -> None:
         chunk.num_right += is_right
         if _append_forced(backend, sequence, events) or not is_right:
             break
+
+
+def prepare(backend: Backend, step: Step) -> None:
+    """While a GPU computes the step: what sampling will need besides logits, which is the masks of
+    grammars. Greedy tokens rarely need one."""
+    for sequence in [chunk.sequence for chunk in step.chunks] if backend.is_on_device else ():
+        is_drawn = sequence.request.params.sampling.temperature > 0 and sequence.num_pending <= 0
+        if sequence.constraint and is_drawn:
+            with contextlib.suppress(ApiError):  # sampling raises it too, where it is handled
+                sequence.constraint.prepare()
 
 
 def _append_forced(backend: Backend, sequence: Sequence, events: list[TokenEvent]) -> bool:

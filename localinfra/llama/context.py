@@ -14,7 +14,7 @@ from localinfra.llama import saving
 from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.device_sampling import agrees, new_context, sampling_for
 from localinfra.llama.failures import decode_failure
-from localinfra.llama.library import llama_cpp
+from localinfra.llama.library import llama_cpp, pause_threads
 from localinfra.llama.model import LoadFailed, Model, NoContext
 from localinfra.llama.params import context_params
 from localinfra.llama.reading import decode_picture
@@ -42,13 +42,6 @@ CELL_PADDING = 256  # llama.cpp rounds the cache size up to it
 _get_logits = ctypes.cast(llama_cpp.llama_get_logits, ctypes.c_void_p).value or 0
 get_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_get_logits)
 
-# OpenMP keeps a team of compute threads for each thread that ever computed. libgomp counts sleeping
-# ones too, and no longer lets waiting threads spin once there are more than cores: with two models,
-# one of them idle, a step of 7 ms takes 20 (2 cores). The handle also finds symbols of libraries
-# that llama.cpp links; builds without OpenMP lack this one.
-pause_openmp = getattr(llama_cpp._lib, "omp_pause_resource_all", None)
-OMP_PAUSE_SOFT = 1
-
 
 class LlamaContext:
     """Owns the context and keeps its model alive. One thread at a time.
@@ -67,6 +60,7 @@ class LlamaContext:
         self.is_canonical_alone = model.has_state
         self.context_length = settings.context_length
         self.num_sequences = settings.num_sequences
+        self.is_on_device = model.has_output_on_device
         # Not measured on GPUs.
         self.idle_cells_slow_steps = model.has_attention and not model.is_offloaded
         self.batch_size = settings.batch_size
@@ -252,6 +246,7 @@ class LlamaContext:
         batch.seq_id = self._seq_id_pointers
         batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         self._output_index: dict[int, int] = {}
+        self._running: Batch | None = None  # not waited for yet
         self._logits = np.zeros((0, self.num_vocab), np.float32)
         self._logits_address = 0
 
@@ -267,8 +262,8 @@ class LlamaContext:
         if self._is_cold:  # the first request finds the weights in memory, unless it came at once
             with contextlib.suppress(DecodeFailed):  # it will fail too, with the reason
                 self._logits_of_steps(PROBED_ROWS)
-        if self._num_threads > 1 and pause_openmp is not None:
-            pause_openmp(OMP_PAUSE_SOFT)
+        if self._num_threads > 1:
+            pause_threads()
 
     def decode(self, batch: Batch) -> None:
         size = len(batch)
@@ -295,12 +290,21 @@ class LlamaContext:
             for rows in parts_by_slot(batch.slots, self._whole_tail):
                 cells.add([batch.slots[at] for at in rows], [batch.positions[at] for at in rows])
         self._slots.computed(batch)
+        self._running = batch
+        if not self.is_on_device:
+            self.wait()
+
+    def wait(self) -> None:
+        batch, self._running = self._running, None
+        if batch is None:
+            return
         llama_cpp.llama_synchronize(self._pointer)  # GPUs are asynchronous: the step ends here
         if self._sampling and not self._sampling.end(batch):
             self._give_up_sampling()
             raise DecodeFailed("the device has chosen no tokens")
 
     def logits(self, row: int) -> NDArray[np.float32]:
+        self.wait()
         index = self._output_index[row]
         if self._sampling and self._sampling.has_rows:
             return self._sampling.row(index)
@@ -308,6 +312,7 @@ class LlamaContext:
         return view
 
     def candidates(self, row: int) -> Candidates | None:
+        self.wait()
         if self._sampling and self._sampling.has_rows:
             return self._sampling.candidates(self._output_index[row])
         return None

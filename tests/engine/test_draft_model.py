@@ -72,7 +72,8 @@ class Machine:
         seconds = self.step_s(len(step.batch))
         self.now_s += seconds
         self.num_steps += 1
-        self.scheduler.advance(step, seconds)
+        self.scheduler.advance(step)
+        self.scheduler.observe(step, seconds)
         for chunk in step.chunks:
             events: list[TokenEvent] = []
             postprocess.sample(self.backend, chunk, events)
