@@ -65,14 +65,19 @@ def ranked(
     they raise none."""
     if not math.isfinite(found.total):
         return None
-    by_id = np.argsort(found.ids)
-    ids, logits = found.ids[by_id], found.logits[by_id]
-    total: float | None = found.total
+    ids, logits = found.ids, found.logits
+    known: float | None = found.total
     floor = -math.inf if len(ids) == found.num_vocab else float(logits.min())
     if lowered:
-        logits, total = lowered(ids, logits), None
-    order = np.argsort(-logits, kind="stable")
-    return Ranked(ids[order], logits[order], total, floor, found.num_vocab)
+        logits, known = lowered(ids, logits), None
+    order = np.lexsort((ids, -logits))
+    return Ranked(ids[order], logits[order], known, floor, found.num_vocab)
+
+
+def may_decide(params: SamplingParams, found: Candidates) -> bool:
+    """Whether looking at them is worth it: without truncation, any token may be drawn."""
+    is_truncated = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+    return is_truncated or len(found.ids) == found.num_vocab
 
 
 def best(found: Ranked) -> int | None:

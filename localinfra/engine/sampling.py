@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import DecodeFailed
-from localinfra.engine.candidates import Candidates, best, draw_among, ranked
+from localinfra.engine.candidates import Candidates, best, draw_among, may_decide, ranked
 from localinfra.engine.draws import Floats, Ids, draw, weights_of
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest
@@ -113,6 +113,8 @@ class Sampler:
         changes nothing, if they don't decide it."""
         penalties = self._penalties
         if len(self._bias_ids) or (penalties and not penalties.only_lower):
+            return None
+        if self._random and not may_decide(self._params, found):
             return None
         order = ranked(found, penalties.applied if penalties else None)
         if order is None:
