@@ -22,6 +22,8 @@ def context_params(
     params.n_seq_max = num_states
     params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
     params.type_k = params.type_v = KV_TYPES[settings.kv_type]
+    # Slots share cells of prefixes. A step reads all cells once, as many bytes as if each sequence
+    # had a cache of its own; only the products with cells of others are in vain.
     params.kv_unified = True
     params.n_rs_seq = settings.max_rollback if model.can_save_states else 0
     params.no_perf = True

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from best_logits import best_of
+from grammar_writer import Writer
 
 from localinfra.engine.backend import Batch, DecodeFailed
 from localinfra.engine.engine import Engine
@@ -17,9 +20,10 @@ from localinfra.engine.request import (
     SamplingParams,
     TokenEvent,
 )
+from localinfra.engine.sampling import Sampler
 from localinfra.llama import device_sampling
 from localinfra.llama.context import LlamaContext
-from localinfra.llama.model import Model
+from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.settings import ContextSettings
 
 SETTINGS = ContextSettings(
@@ -31,6 +35,7 @@ SETTINGS = ContextSettings(
     kv_type="f16",
     device_sampling=True,
 )
+FOLLOWED = '%llguidance {"no_forcing": true}\n'
 PROMPT = list(range(1000, 1024))
 Open = Callable[..., LlamaContext]
 
@@ -140,6 +145,51 @@ def test_seeded_answers_are_those_without_it(opened: Open, monkeypatch: pytest.M
     counting = Counting(context, monkeypatch)
     assert answers(context, requests) == expected
     assert len(expected[3]) <= counting.num_rows < 2 * len(expected[3])
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(temperature=0),
+        SamplingParams(top_k=20, seed=1),
+        SamplingParams(top_k=30, top_p=0.9, presence_penalty=1.0, seed=2),
+        SamplingParams(min_p=0.05, seed=3),
+        SamplingParams(top_p=0.9, seed=4),  # its share of what is allowed is not known
+    ],
+)
+def test_grammars_leave_the_same_tokens(writer: Writer, sampling: SamplingParams) -> None:
+    grammar = writer.compiler.compile(f"{FOLLOWED}start: /[a-z ]{{30,60}}/", "x")
+    whole, among = grammar.follow(), grammar.follow()
+    of_rows, of_candidates = Sampler(sampling, 0, []), Sampler(sampling, 0, [])
+    chance = np.random.default_rng(5)
+    num_decided = 0
+    for _ in range(8):
+        row = chance.standard_normal(grammar.vocabulary.size, np.float32) * np.float32(3)
+        among.prepare()
+        token = of_candidates.sample_among(best_of(row, 128), among)
+        num_decided += token is not None
+        if token is None:
+            token = of_candidates.sample(row.copy(), among)
+        assert token == of_rows.sample(row.copy(), whole)
+        whole.accept(token)
+        among.accept(token)
+    assert num_decided == (0 if sampling.top_p < 1 and not sampling.top_k else 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full_window", [False, True])
+def test_a_vocabulary_of_262144_tokens_beside_a_sliding_window(
+    gemma_file: Path, full_window: bool
+) -> None:
+    model = Model(gemma_file, ModelSettings())
+    settings = msgspec.structs.replace(SETTINGS, num_cells=4096, full_window=full_window)
+    context = LlamaContext(model, settings)
+    assert context.has_full_window == full_window
+    batch = decode(context, (0, 0, PROMPT, 2), (2, 0, PROMPT[:9], 1))
+    for row in batch.output_rows:
+        found, logits = context.candidates(row), context.logits(row)
+        assert found and np.array_equal(np.sort(found.logits), np.sort(logits)[-128:])
+    context.close()
 
 
 def test_it_is_given_up_where_it_does_not_work(
