@@ -179,7 +179,7 @@ class EchoBackend:
     can_share_prefixes = True
     needs_states = False
     canonical_rows = canonical_decode_rows = 0
-    is_canonical_alone = False
+    is_canonical_alone = is_on_device = False
     idle_cells_slow_steps = False
     likely = LIKELY
 
@@ -198,6 +198,11 @@ class EchoBackend:
         self._rows = list(zip(batch.slots, batch.positions, strict=True))
         for (slot, position), token in zip(self._rows, batch.tokens, strict=True):
             self._cells[slot][position] = token
+
+    def wait(self) -> None: ...
+
+    def candidates(self, row: int) -> None:
+        """None: it has no device."""
 
     def logits(self, row: int) -> NDArray[np.float32]:
         slot, last = self._rows[row]

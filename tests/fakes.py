@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+from best_logits import best_of
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
+from localinfra.engine.candidates import Candidates
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import (
     EngineSettings,
@@ -102,6 +104,8 @@ class FakeBackend:
         single_row_threads: int = 2,
         max_threads: int = 2,
         fails_after: int | None = None,
+        num_candidates: int = 0,
+        is_on_device: bool = False,
     ):
         self.num_cells = num_cells
         self.num_sequences = num_sequences
@@ -123,6 +127,10 @@ class FakeBackend:
         self.max_rollback = max_rollback if can_share_prefixes else 0
         self.states: dict[int, list[tuple[int, int]]] = {}  # by slot
         self.num_restored = 0  # states
+        self.is_on_device = is_on_device
+        self.is_computing = False
+        self.num_candidates = num_candidates
+        self.num_rows_read = 0  # whole ones
         self.fails_after = fails_after  # a history longer than this has no finite logits
         self.broken = False  # the next decode fails
         self.cells: list[Cell | None] = [None] * (num_cells + MOST_PADDING)
@@ -183,7 +191,12 @@ class FakeBackend:
         self.cells[self.head % len(self.cells)] = cell
         self.head = self.head % len(self.cells) + 1
 
+    def wait(self) -> None:
+        self.is_computing = False
+
     def decode(self, batch: Batch) -> None:
+        assert not self.is_computing
+        self.is_computing = self.is_on_device
         assert 0 < len(batch) <= self.batch_size
         assert len(batch.output_rows) <= self.max_output_rows + MOST_PADDING
         self.batch_sizes.append(len(batch))
@@ -237,7 +250,17 @@ class FakeBackend:
     def has_few_threads(self) -> bool:
         return self.num_threads <= self.canonical_threads()
 
+    def candidates(self, row: int) -> Candidates | None:
+        if not self.num_candidates:
+            return None
+        return best_of(self._row(row), self.num_candidates)
+
     def logits(self, row: int) -> NDArray[np.float32]:
+        self.num_rows_read += 1
+        return self._row(row)
+
+    def _row(self, row: int) -> NDArray[np.float32]:
+        assert not self.is_computing, "this step was not waited for"
         history, rounding = self.histories[row]
         if self.fails_after is not None and len(history) > self.fails_after:
             return np.full(NUM_VOCAB, np.nan, np.float32)

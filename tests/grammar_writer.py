@@ -10,7 +10,7 @@ import numpy as np
 
 from localinfra.chat.answer import Answer, AnswerFormat, grammar_of
 from localinfra.chat.messages import Json
-from localinfra.engine.grammar.constraint import GrammarCompiler
+from localinfra.engine.grammar.compiler import GrammarCompiler
 from localinfra.engine.request import SamplingParams
 from localinfra.engine.sampling import Sampler
 from localinfra.llama.model import Model

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # plans of models need none of it
     import numpy as np
     from numpy.typing import NDArray
 
+    from localinfra.engine.candidates import Candidates
     from localinfra.engine.pictures import PictureRows
 
 # Most rows that pad a step to a `canonical_size`. A backend has room for them in addition to
@@ -89,6 +90,9 @@ class Backend(Protocol):
     canonical_decode_rows: int
     # Both hold only for steps of a single sequence, and its prompt in chunks of `canonical_rows`.
     is_canonical_alone: bool
+    # A GPU computes all of it: `decode` may return before the step is done, threads matter little,
+    # and steps that are alike are faster.
+    is_on_device: bool
     idle_cells_slow_steps: bool  # every step reads all cells up to the last used one
 
     def set_threads(self, num_threads: int) -> None:
@@ -110,14 +114,21 @@ class Backend(Protocol):
         the first step it may read the weights, which takes as long as one."""
 
     def decode(self, batch: Batch) -> None:
-        """Computes the batch and waits for its logits without holding the interpreter's lock.
+        """Computes the batch without holding the interpreter's lock, or begins to.
 
         Raises DecodeFailed.
         """
 
+    def wait(self) -> None:
+        """Waits for the batch that was decoded last, likewise; before `logits` and `candidates`."""
+
     def logits(self, row: int) -> "NDArray[np.float32]":
         """The logits [num_vocab] of batch index `row`: a view that may be edited, valid until the
-        next decode."""
+        next decode. Where there are candidates, they come from the device only now."""
+
+    def candidates(self, row: int) -> "Candidates | None":
+        """The best tokens of batch index `row`, valid until the next decode; None if the device
+        doesn't choose them. `logits` has all."""
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Shares the cells of positions [start, stop) of `source` with `target`."""

@@ -32,6 +32,7 @@ class Batching:
         self._prefill = prefill
         self._drafting = drafting
         self._has_looked = False  # the last step was rows of a picture
+        self._has_read = False  # it had tokens of prompts
 
     def step_of(self, running: list[Sequence], num_steps: int) -> Step:
         """The next one, number `num_steps`. It is empty if nobody can go on: all wait for cells."""
@@ -46,6 +47,7 @@ class Batching:
             if step.chunks:
                 break
         self._has_looked = step.batch.picture is not None
+        self._has_read = step.num_prompt_tokens > 0
         return step
 
     def _picture(self, looking: list[Sequence], reading: list[Sequence], num_steps: int) -> Step:
@@ -87,14 +89,31 @@ class Batching:
         return step
 
     def _texts(self, running: list[Sequence], num_steps: int) -> Step:
-        """A step of a group whose sequences may be mixed."""
+        """A step of a group whose sequences may be mixed.
+
+        On GPUs they are not, and prompts take turns with streams: a step of streams is then like
+        the one before, whose graph is used again. CUDA graphs, too, are used from the third equal
+        step on, and outlast steps of prompts, which give no logits but for the last
+        (ggml_backend_cuda_graph_compute, llama_context::get_gf_res_prev)."""
+        streams = [sequence for sequence in running if sequence.is_decoding]
+        if not self._backend.is_on_device or len(streams) in (0, len(running)):
+            return self._mixed(running, streams, num_steps)
+        step = Step()
+        if not self._has_read:
+            max_rows = self._backend.batch_size
+            self._add_prompts(step, running, streams, max_rows, num_steps)
+        if not step.chunks:
+            step = self._mixed(streams, streams, num_steps)
+        return step
+
+    def _mixed(self, running: list[Sequence], streams: list[Sequence], num_steps: int) -> Step:
         is_apart = any(map(self._shapes.decodes_apart, running))  # so do all, then
         is_shaped = is_apart or self._shapes.wants_shape(running)
         max_rows = self._backend.canonical_rows if is_shaped else self._backend.batch_size
         if is_apart:
             max_rows = self._backend.canonical_decode_rows
         has_prompts = not is_apart and any(not sequence.is_decoding for sequence in running)
-        decoding = running if is_apart else [each for each in running if each.is_decoding]
+        decoding = running if is_apart else streams
         decoding = least_recent(decoding, max(1, max_rows * 3 // 4) if has_prompts else max_rows)
         drafts = {}
         if len(decoding) == len(running):
@@ -118,6 +137,7 @@ class Batching:
         max_rows: int,
         num_steps: int,
     ) -> None:
+        """Adds what the streams `decoding` may wait for, which are in the step or come after it."""
         prompts = [sequence for sequence in running if not sequence.is_decoding]
         in_turn = prompts_in_turn(prompts, num_steps)
         is_burst = came_together(decoding, prompts[0])

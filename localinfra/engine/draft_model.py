@@ -16,10 +16,10 @@ import numpy as np
 
 from localinfra.engine.backend import Batch, DecodeFailed, DraftBackend
 from localinfra.engine.drafts import NUMBERS
+from localinfra.engine.draws import Floats
 from localinfra.engine.kvcache import KVCache
 from localinfra.engine.policy.step_times import StepTimes
 from localinfra.engine.radix import Prefix
-from localinfra.engine.sampling import Floats
 from localinfra.engine.sequence import Sequence
 from localinfra.errors import ApiError
 
@@ -286,6 +286,7 @@ class DraftModel:
         started_s = time.perf_counter()
         try:
             self._backend.decode(batch)
+            self._backend.wait()
         except DecodeFailed as error:
             self._give_up(error)
             return False

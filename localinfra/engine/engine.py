@@ -2,7 +2,7 @@
 
 A step: run commands, schedule, hand over the previous samples, decode, postprocess. The event loop
 is woken just before the decode, so it detokenises, matches stop strings and writes JSON while
-llama.cpp computes without holding the GIL.
+llama.cpp computes without holding the GIL. While a GPU does, so does this thread's bookkeeping.
 """
 
 import contextlib
@@ -322,8 +322,7 @@ class Engine:
         self._num_steps += 1
         step = self._scheduler.schedule(self._deliver)
         if step.chunks:  # else all were preempted, or have nothing to compute
-            seconds = self._decode(step)
-            self._scheduler.advance(step, seconds)
+            self._decode(step)
             self._postprocess(step)
 
     def _deliver(self, step: Step) -> None:
@@ -332,15 +331,17 @@ class Engine:
         if is_due or self._is_urgent or step.num_prompt_tokens:
             self._hand_over()
 
-    def _decode(self, step: Step) -> float:
-        """Returns the seconds it took."""
+    def _decode(self, step: Step) -> None:
         self._backend.set_threads(step.threads)
         started_s = time.perf_counter()
         self._pulse = self._pulse.computing()
         self.mark.note(StepKind.PREFILL if step.num_prompt_tokens else StepKind.DECODE)
         self._backend.decode(step.batch)
+        self._scheduler.advance(step)
+        postprocess.prepare(self._backend, step)
+        self._backend.wait()
         self._pulse = self._pulse.next()
-        return time.perf_counter() - started_s
+        self._scheduler.observe(step, time.perf_counter() - started_s)
 
     def _postprocess(self, step: Step) -> None:
         self.mark.note(StepKind.SAMPLE)
@@ -352,8 +353,7 @@ class Engine:
                 self._outbox.setdefault(generation, []).extend(events)
 
     def _events(self, chunk: Chunk) -> list[TokenEvent]:
-        """Samples for the chunk's sequence. An error while sampling fails its request only; an
-        error while moving cells fails the step."""
+        """Samples. An error in that fails the request only, one while moving cells the step."""
         sequence = chunk.sequence
         events: list[TokenEvent] = []
         error: ApiError | None = None

@@ -1,11 +1,14 @@
 """Rows of logits → the tokens, scores and events of one sequence. Moves no cells, sends nothing."""
 
+import contextlib
+
 from localinfra.engine.backend import Backend
 from localinfra.engine.logprobs import token_logprob
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
 from localinfra.engine.sampling import Sampler
 from localinfra.engine.sequence import Sequence
-from localinfra.engine.step import Chunk
+from localinfra.engine.step import Chunk, Step
+from localinfra.errors import ApiError
 
 
 def sample(backend: Backend, chunk: Chunk, events: list[TokenEvent]) -> None:
@@ -32,6 +35,16 @@ def sample(backend: Backend, chunk: Chunk, events: list[TokenEvent]) -> None:
             break
 
 
+def prepare(backend: Backend, step: Step) -> None:
+    """While a GPU computes the step: what sampling will need besides logits, which is the masks of
+    grammars. Greedy tokens rarely need one."""
+    for sequence in [chunk.sequence for chunk in step.chunks] if backend.is_on_device else ():
+        is_drawn = sequence.request.params.sampling.temperature > 0 and sequence.num_pending <= 0
+        if sequence.constraint and is_drawn:
+            with contextlib.suppress(ApiError):  # sampling raises it too, where it is handled
+                sequence.constraint.prepare()
+
+
 def _append_forced(backend: Backend, sequence: Sequence, events: list[TokenEvent]) -> bool:
     """Appends the tokens forced by the grammar: not sampled, and decoded with the last sampled
     token. With logprobs every token is sampled instead, since only that gives its logits. Returns
@@ -50,15 +63,19 @@ def _append_forced(backend: Backend, sequence: Sequence, events: list[TokenEvent
 
 
 def _sample_token(backend: Backend, sequence: Sequence, row: int) -> TokenEvent:
-    params = sequence.request.params
-    logits = backend.logits(row)
-    # The sampler edits the row in place; logprobs need the raw one.
-    raw = None if params.top_logprobs is None else logits.copy()
+    params, constraint = sequence.request.params, sequence.constraint
     if sequence.sampler is None:
         sequence.sampler = Sampler(params.sampling, sequence.choice, sequence.request.prompt)
-    token = sequence.sampler.sample(logits, sequence.constraint)
-    if sequence.constraint:
-        sequence.constraint.accept(token)
+    token, raw = None, None
+    if params.top_logprobs is None and (found := backend.candidates(row)):
+        token = sequence.sampler.sample_among(found, constraint)
+    if token is None:
+        logits = backend.logits(row)
+        # The sampler edits the row in place; logprobs need the raw one.
+        raw = None if params.top_logprobs is None else logits.copy()
+        token = sequence.sampler.sample(logits, constraint)
+    if constraint:
+        constraint.accept(token)
     sequence.append(token)
     logprob = None if raw is None else token_logprob(raw, token, params.top_logprobs or 0)
     return _event(backend, sequence, token, logprob)

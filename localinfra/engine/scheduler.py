@@ -56,7 +56,8 @@ class Scheduler:
         sequences this one takes over."""
         self._backend = backend
         self._times = StepTimes()
-        counts = rungs(backend.max_threads) if settings.adapts_threads else [backend.max_threads]
+        adapts = settings.adapts_threads and not backend.is_on_device
+        counts = rungs(backend.max_threads) if adapts else [backend.max_threads]
         self._threads = ThreadController(self._times, counts, IdleCores())
         prefill = Prefill(self._times, self._threads, settings.max_gap_ratio)
         self.cache = KVCache(backend, settings.max_offloaded)
@@ -119,13 +120,18 @@ class Scheduler:
         step.threads = min(threads, step.max_threads or threads)
         return step
 
-    def advance(self, step: Step, seconds: float) -> None:
-        """The step was computed: its tokens are in the cache, and prompts are offered to others."""
-        self.cache.bring_back()
+    def observe(self, step: Step, seconds: float) -> None:
+        """The step took so long."""
         num_rows = len(step.batch) - step.num_prompt_tokens
         if step.max_threads is None:
             self._threads.observe(num_rows, step.num_prompt_tokens, step.threads, seconds)
         self._times.observe(num_rows, step.num_prompt_tokens, step.threads, seconds)
+        self._step_s += seconds
+
+    def advance(self, step: Step) -> None:
+        """The step was computed, or is: its tokens are in the cache, and prompts are offered to
+        others. What may be forbidden after it is found out."""
+        self.cache.bring_back()
         for chunk in step.chunks:
             sequence = chunk.sequence
             assert sequence.slot is not None
@@ -143,7 +149,6 @@ class Scheduler:
         if step.num_padding:
             self.cache.drop_padding()
         self._num_computed = len(step.batch)
-        self._step_s += seconds
         self._num_step_tokens += self._num_computed - step.num_padding
 
     def stats(self, num_steps: int) -> EngineStats:

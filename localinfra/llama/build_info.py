@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 from localinfra import machine
 from localinfra.backend_detect import read
-from localinfra.llama.library import libggml, llama_cpp
+from localinfra.llama.library import ggml, llama_cpp
 from localinfra.llama.load_log import device_of
 from localinfra.llama_usable import CPUINFO, compiled_features
 
@@ -99,13 +99,6 @@ def free_memory() -> dict[str, int]:
     gpus = [device for device in found if device.kind == "gpu"]
     gpus = gpus or [device for device in found if device.kind == "integrated gpu"]
     return {device_of(gpu.name): gpu.free_bytes for gpu in gpus}
-
-
-def ggml(name: str, returns: type | None, *takes: type) -> "ctypes._NamedFuncPointer":
-    """A function of ggml-backend.h, which llama-cpp-python loads but does not declare."""
-    function: ctypes._NamedFuncPointer = getattr(libggml, name)
-    function.restype, function.argtypes = returns, takes
-    return function
 
 
 def decode_one_token(model_path: str) -> None:

@@ -2,18 +2,22 @@
 
 import contextlib
 import ctypes
+import logging
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING, Batch, DecodeFailed
+from localinfra.engine.candidates import Candidates
 from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.llama import saving
 from localinfra.llama.cells import CellMap, parts_by_slot
+from localinfra.llama.device_sampling import agrees, new_context, sampling_for
 from localinfra.llama.failures import decode_failure
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import LoadFailed, Model, NoContext
 from localinfra.llama.openmp import release_threads
+from localinfra.llama.params import context_params
 from localinfra.llama.reading import decode_picture
 from localinfra.llama.rounding import find_rounding, possible_roundings
 from localinfra.llama.settings import MIN_OUTPUT_ROWS, ContextSettings, Rounding
@@ -21,12 +25,7 @@ from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots, 
 from localinfra.llama.state import is_sound, is_sound_state
 from localinfra.machine import usable_cores
 
-# enum ggml_type of the KV cache types that llama.cpp has kernels for
-KV_TYPES = {
-    "f32": 0, "f16": 1, "bf16": 30, "q8_0": 8,
-    "q4_0": 2, "q4_1": 3, "iq4_nl": 20, "q5_0": 6, "q5_1": 7,
-}  # fmt: skip
-FLASH_ATTENTION = {None: -1, False: 0, True: 1}  # enum llama_flash_attn_type; None is auto
+logger = logging.getLogger(__name__)
 
 # Attention on CPUs (ggml-cpu/ops.cpp): steps of this many rows or more are computed in tiles, whose
 # sums depend on which cells share a tile; a single row over MIN_SPLIT or more cells is split among
@@ -62,6 +61,7 @@ class LlamaContext:
         self.is_canonical_alone = model.has_state
         self.context_length = settings.context_length
         self.num_sequences = settings.num_sequences
+        self.is_on_device = model.has_output_on_device
         # Not measured on GPUs.
         self.idle_cells_slow_steps = model.has_attention and not model.is_offloaded
         self.batch_size = settings.batch_size
@@ -76,8 +76,12 @@ class LlamaContext:
         num_states = settings.num_sequences + 1  # one more, for saving and restoring
         if model.can_save_states and model.has_attention:
             num_states += EXTRA_STATES
-        params = self._params(settings, settings.num_cells + reserve, num_states)
-        self._pointer, self.footprint = model.new_context(params)
+        params = context_params(model, settings, settings.num_cells + reserve, num_states)
+        params.n_outputs_max = self.max_output_rows + MOST_PADDING
+        params.n_threads, params.n_threads_batch = self.max_threads, self._batch_threads
+        params.swa_full = self.has_full_window
+        self._sampling = sampling_for(model, settings, params.n_outputs_max)
+        self._pointer, self.footprint = new_context(model, params, self._sampling)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
         self._cells = self._cell_maps(settings.batch_size)
         self._state_maps = self._cells[1:]  # of windows that are states
@@ -97,6 +101,7 @@ class LlamaContext:
         self._make_batch()
         if isinstance(self._slots, WindowStateSlots):
             self._make_stub(self._slots)
+        self._check_sampling()
         self.rounding, self._is_cold = None, False
         if may_be_canonical:
             with contextlib.suppress(DecodeFailed):  # requests will fail too, with the reason
@@ -116,24 +121,25 @@ class LlamaContext:
         self.can_share_prefixes = model.has_plain_cache or self.has_full_window or self.needs_states
         self.max_saved = model.sliding_window if self.has_full_window else settings.num_cells
 
-    def _params(
-        self, settings: ContextSettings, num_cells: int, num_states: int
-    ) -> llama_cpp.llama_context_params:
-        """llama_context_params for so many cells and sequences."""
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = num_cells
-        params.n_batch = params.n_ubatch = settings.batch_size
-        params.n_seq_max = num_states
-        params.n_outputs_max = self.max_output_rows + MOST_PADDING
-        params.n_threads = self.max_threads
-        params.n_threads_batch = self._batch_threads
-        params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
-        params.type_k = params.type_v = KV_TYPES[settings.kv_type]
-        params.kv_unified = True
-        params.n_rs_seq = settings.max_rollback if self._model.can_save_states else 0
-        params.swa_full = self.has_full_window
-        params.no_perf = True
-        return params
+    def _check_sampling(self) -> None:
+        """Gives it up where it does not work: llama.cpp copies all rows then."""
+        if not self._sampling:
+            return
+        batch = Batch()
+        for slot in (0, self.num_sequences):  # without a sampler the second one has all copied now
+            batch.extend(slot, 0, [PROBE_STRIDE * (slot + 1) % self.num_vocab], 1)
+        with contextlib.suppress(DecodeFailed):  # requests will fail too, with the reason
+            self.decode(batch)
+            if not agrees(self._sampling, self._output_rows()[:2]):
+                self._give_up_sampling()
+        for slot in batch.slots:
+            self.drop(slot, 0)
+
+    def _give_up_sampling(self) -> None:
+        assert self._sampling
+        logger.warning("%s: tokens are not chosen on the device", self._model.path)
+        self._sampling.detach()
+        self._sampling = None
 
     def _slots_of(self, model: Model, num_states: int) -> Slots:
         if self.has_full_window:
@@ -241,6 +247,7 @@ class LlamaContext:
         batch.seq_id = self._seq_id_pointers
         batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         self._output_index: dict[int, int] = {}
+        self._running: Batch | None = None  # not waited for yet
         self._logits = np.zeros((0, self.num_vocab), np.float32)
         self._logits_address = 0
 
@@ -266,6 +273,8 @@ class LlamaContext:
         self._wanted[batch.output_rows] = 1
         self._output_index = {row: index for index, row in enumerate(batch.output_rows)}
         self._is_cold = False
+        if self._sampling:
+            self._sampling.begin(batch, self.num_sequences)
         if batch.picture:
             code = decode_picture(self._pointer, self._batch, batch, self._places)
         else:
@@ -282,11 +291,32 @@ class LlamaContext:
             for rows in parts_by_slot(batch.slots, self._whole_tail):
                 cells.add([batch.slots[at] for at in rows], [batch.positions[at] for at in rows])
         self._slots.computed(batch)
+        self._running = batch
+        if not self.is_on_device:
+            self.wait()
+
+    def wait(self) -> None:
+        batch, self._running = self._running, None
+        if batch is None:
+            return
         llama_cpp.llama_synchronize(self._pointer)  # GPUs are asynchronous: the step ends here
+        if self._sampling and not self._sampling.end(batch):
+            self._give_up_sampling()
+            raise DecodeFailed("the device has chosen no tokens")
 
     def logits(self, row: int) -> NDArray[np.float32]:
-        view: NDArray[np.float32] = self._output_rows()[self._output_index[row]]
+        self.wait()
+        index = self._output_index[row]
+        if self._sampling and self._sampling.has_rows:
+            return self._sampling.row(index)
+        view: NDArray[np.float32] = self._output_rows()[index]
         return view
+
+    def candidates(self, row: int) -> Candidates | None:
+        self.wait()
+        if self._sampling and self._sampling.has_rows:
+            return self._sampling.candidates(self._output_index[row])
+        return None
 
     def _output_rows(self) -> NDArray[np.float32]:
         """All rows that llama.cpp has room for, recreated only when that buffer moves or grows:
@@ -364,3 +394,5 @@ class LlamaContext:
         if self._pointer:
             llama_cpp.llama_free(self._pointer)
             self._pointer = None
+            if self._sampling:
+                self._sampling.free()

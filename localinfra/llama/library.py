@@ -4,6 +4,7 @@ Their package would also import its own server's classes and what those need, wh
 than all of these modules: they are imported without it.
 """
 
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -28,7 +29,7 @@ finally:
     if not _is_imported:
         sys.modules.pop(PACKAGE, None)  # whoever imports the package gets all of it
 
-__all__ = ["libggml", "llama_cpp", "llama_cpp_ext", "mtmd"]
+__all__ = ["ggml", "libggml", "llama_cpp", "llama_cpp_ext", "mtmd"]
 
 
 @functools.cache
@@ -43,3 +44,10 @@ def mtmd() -> Any:
     finally:
         if not is_imported:
             sys.modules.pop(PACKAGE, None)
+
+
+def ggml(name: str, returns: type | None, *takes: type) -> "ctypes._NamedFuncPointer":
+    """A function of ggml.h or ggml-backend.h, which llama-cpp-python loads but does not declare."""
+    function: ctypes._NamedFuncPointer = getattr(libggml, name)
+    function.restype, function.argtypes = returns, takes
+    return function

@@ -109,6 +109,9 @@ class Model:
         self._free.atexit = False
         self.path = path
         self.is_offloaded = bool(settings.gpu_layers and (settings.rpc_servers or has_gpu()))
+        num_layers = llama_cpp.llama_model_n_layer(self.pointer)
+        is_own = self.is_offloaded and not settings.rpc_servers
+        self.has_output_on_device = is_own and settings.gpu_layers > num_layers
         self.size_bytes: int = llama_cpp.llama_model_size(self.pointer)
         self._vocab = llama_cpp.llama_model_get_vocab(self.pointer)
         self.num_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)

@@ -20,6 +20,7 @@ class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
     kv_type: str  # of KV_TYPES
     full_window: bool = False  # layers with a sliding window have a cell for each token too
     max_rollback: int = 0  # tokens that recurrent layers can take back, where llama.cpp supports it
+    device_sampling: bool | None = None  # None: where the output layer is on a GPU
     mtp: bool = False  # the file's MTP layers draft, in a context of their own
 
 

@@ -140,6 +140,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     window_cache: Literal["auto", "full", "window"] = "auto"
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 512  # maximum number of tokens in one step
     flash_attention: Literal["auto"] | bool = "auto"  # auto: llama.cpp decides
+    device_sampling: Literal["auto"] | bool = "auto"  # auto: where all layers are on GPUs
     threads: Count | None = None  # for decoding; default: adapts to the machine's load
     batch_threads: Count | None = None  # for prefill; default: same as `threads`
     # layers on GPUs; auto: as many as fit the free memory
@@ -216,6 +217,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
             flash_attention=False,
             # llama.cpp reads other types with flash attention only
             kv_type=self.kv_type if self.kv_type in ("f32", "bf16") else "f16",
+            device_sampling=False,
             prompt_lookup=False,
             draft=None,
             mtp=False,
@@ -237,8 +239,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
 
     @property
     def other_files(self) -> tuple[Path, ...]:
-        found = None if self.mmproj else self.projector
-        return (*super().other_files, *((found,) if found else ()))
+        return (*super().other_files, *filter(None, [None if self.mmproj else self.projector]))
 
     @property
     def projector(self) -> Path | None:

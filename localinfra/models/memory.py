@@ -76,10 +76,13 @@ def leaves_room(header: GgufHeader, room_bytes: int, shape: CacheShape) -> bool:
     return sum(cache_bytes(header, shape)) <= room
 
 
-def compute_bytes(header: GgufHeader, shape: CacheShape, num_outputs: int) -> int:
+def compute_bytes(
+    header: GgufHeader, shape: CacheShape, num_outputs: int, *, samples: bool = False
+) -> int:
     """Buffers beside weights and cache: the logits of a step twice, its masks, its activations.
-    With flash attention, which needs no matrix of all scores."""
-    logits = 2 * 4 * num_outputs * header.vocab_size
+    With flash attention, which needs no matrix of all scores. `samples`: on the device, which takes
+    room for as much again."""
+    logits = 2 * 4 * num_outputs * header.vocab_size * (1 + samples)
     mask = 2 * padded(shape.num_cells) * shape.batch_size * (1 + shape.full_window)
     if header.architecture not in BOTH and all(recurrent_blocks(header)):
         mask = 0

@@ -71,6 +71,7 @@ def draft_entry(
         rpc_servers=(),
         lora=(),
         draft=None,
+        device_sampling=False,  # its rows are needed whole
     )
 
 
@@ -121,6 +122,7 @@ def load_mtp(name: str, plan: TextPlan, model: Model, verifier: "HiddenContext")
         num_cells=verifier.num_cells,
         full_window=False,
         max_rollback=0,
+        device_sampling=False,
     )
     try:
         return MtpContext(model, verifier, settings)

@@ -12,7 +12,8 @@ from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.relaxing import ANYTHING, Relaxing
 from localinfra.chat.schema.prepared import Waiver
 from localinfra.engine.grammar.client import as_lark, as_regex
-from localinfra.engine.grammar.constraint import Grammar, GrammarCompiler
+from localinfra.engine.grammar.compiler import GrammarCompiler
+from localinfra.engine.grammar.constraint import Grammar
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor
 from localinfra.text.prompts import ChatPrompt

@@ -29,6 +29,7 @@ def identity(
         num_sequences=1,
         context_length=0,
         mtp=False,
+        device_sampling=None,
         num_cells=int(settings.num_cells + MOST_PADDING > most),
     )
     facts = (files, [adapter.scale for adapter in entry.lora], counts, is_offloaded)

@@ -211,6 +211,7 @@ def context_settings(entry: TextModelEntry, length: int) -> ContextSettings:
         batch_threads=entry.batch_threads,
         flash_attention=None if entry.flash_attention == "auto" else entry.flash_attention,
         kv_type=entry.kv_type,
+        device_sampling=None if entry.device_sampling == "auto" else entry.device_sampling,
         mtp=entry.mtp,
     )
 
@@ -247,8 +248,10 @@ def expected(
     sizes = layer_sizes(header, shape)
     num_on_gpus = min(gpu_layers, len(sizes)) if gpus else 0
     on_gpus = sum(sizes[len(sizes) - num_on_gpus :])
-    num_outputs = max(settings.num_sequences, MIN_OUTPUT_ROWS) + MOST_PADDING
-    compute = compute_bytes(header, shape, num_outputs)
+    samples = settings.device_sampling
+    if samples is None:
+        samples = num_on_gpus == len(sizes)
+    compute = compute_bytes(header, shape, num_output_rows(settings), samples=samples)
     host = max(0, header.tensor_bytes + sum(cache_bytes(header, shape)) - on_gpus)
     if settings.mtp:
         from localinfra.llama.hidden import hidden_bytes
@@ -263,6 +266,11 @@ def expected(
         if share and num_on_gpus
     }
     return Footprint({CPU: host + compute, **by_gpu}, mapped)
+
+
+def num_output_rows(settings: ContextSettings) -> int:
+    """Rows of logits that a step may have."""
+    return max(settings.num_sequences, MIN_OUTPUT_ROWS) + MOST_PADDING
 
 
 def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple["LlamaContext", Model]:
@@ -377,8 +385,9 @@ def check_memory(model: Model, header: GgufHeader, settings: ContextSettings) ->
     """Raises NoContext if the system would refuse a context on the CPU its memory. What it gives in
     the middle of that can't be known here; what it has promised, it gives."""
     shape = cache_shape(settings)
-    num_outputs = max(settings.num_sequences, MIN_OUTPUT_ROWS) + MOST_PADDING
-    own_bytes = sum(cache_bytes(header, shape)) + compute_bytes(header, shape, num_outputs)
+    samples = bool(settings.device_sampling)  # as no layers are offloaded
+    compute = compute_bytes(header, shape, num_output_rows(settings), samples=samples)
+    own_bytes = sum(cache_bytes(header, shape)) + compute
     if not model.is_offloaded and not machine.gives(own_bytes + SPARE_BYTES):
         raise NoContext(
             f"{model.path}: the system refuses {(own_bytes + SPARE_BYTES) >> 20} MiB for "

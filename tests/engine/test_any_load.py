@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 from fake_mtp import FakeHidden, FakeMtp
 from fakes import (
+    NUM_VOCAB,
     FakeBackend,
     FakeDrafter,
     next_token,
@@ -45,6 +46,8 @@ class Visit(NamedTuple):
     leaves_after: int  # in events; 0: never
 
 
+GPU: dict[str, Any] = {"is_on_device": True, "num_candidates": NUM_VOCAB}
+
 PROMPTS = st.builds(
     lambda family, size, ending: family[:size] + ending,
     st.sampled_from(FAMILIES),
@@ -67,6 +70,7 @@ VISITS = st.builds(
     st.booleans(),
     st.sampled_from([None, 0.0, 0.5, 50.0]),
     st.sampled_from([None, 4, 1000]),
+    st.sampled_from([{}, GPU]),
 )
 def test_any_load_gives_each_request_the_same_answer_as_alone(
     load: list[Visit],
@@ -78,14 +82,14 @@ def test_any_load_gives_each_request_the_same_answer_as_alone(
     tidies: bool,
     noise: float | None,
     kept_hidden: int | None,
+    device: dict[str, Any],
 ) -> None:
-    """With sharing, offloading, eviction, preemption, a draft model that is right at times or
-    layers that draft from hidden states, and clients that leave; no cell is lost."""
+    """With sharing, offloading, eviction, preemption, drafts, clients that leave; on GPUs, too."""
     size: dict[str, Any] = {
         "num_cells": num_cells, "num_sequences": num_sequences, "batch_size": batch_size,
         "num_slots": num_sequences + 4, "context_length": 70,
     }  # fmt: skip
-    size_of_main = {"idle_cells_slow_steps": tidies, **size, **MEMORIES[memory]}
+    size_of_main = {"idle_cells_slow_steps": tidies, **size, **MEMORIES[memory], **device}
     backend = FakeBackend(**size_of_main)
     drafter = None if noise is None else FakeDrafter(noise, **size)
     if noise is not None and kept_hidden:

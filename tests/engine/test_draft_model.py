@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from localinfra.engine import postprocess
 from localinfra.engine.backend import Batch
 from localinfra.engine.draft_model import DraftModel
+from localinfra.engine.draws import weights_of
 from localinfra.engine.grammar.constraint import Constraint, Grammar
 from localinfra.engine.request import (
     EngineSettings,
@@ -20,7 +21,7 @@ from localinfra.engine.request import (
     SamplingParams,
     TokenEvent,
 )
-from localinfra.engine.sampling import Sampler, weights_of
+from localinfra.engine.sampling import Sampler
 from localinfra.engine.scheduler import Scheduler
 from localinfra.engine.sequence import Sequence
 
@@ -71,7 +72,8 @@ class Machine:
         seconds = self.step_s(len(step.batch))
         self.now_s += seconds
         self.num_steps += 1
-        self.scheduler.advance(step, seconds)
+        self.scheduler.advance(step)
+        self.scheduler.observe(step, seconds)
         for chunk in step.chunks:
             events: list[TokenEvent] = []
             postprocess.sample(self.backend, chunk, events)

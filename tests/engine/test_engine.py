@@ -281,7 +281,8 @@ def test_accepted_drafts_save_steps_and_rejected_ones_leave_no_cells() -> None:
     while sequence.num_generated < 200:
         step = scheduler.schedule()
         backend.decode(step.batch)
-        scheduler.advance(step, 1.0)
+        scheduler.advance(step)
+        scheduler.observe(step, 1.0)
         num_steps += 1
         [chunk] = step.chunks
         for row, guess in enumerate([*chunk.draft, None]):

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import DecodeFailed
+from localinfra.engine.draws import NUM_GROUPS, draw, left
 from localinfra.engine.request import SamplingParams
-from localinfra.engine.sampling import NUM_GROUPS, Sampler, candidates, draw
+from localinfra.engine.sampling import Sampler
 from localinfra.errors import InvalidRequest
 
 SIZES = [1, 2, 50, NUM_GROUPS, 5 * NUM_GROUPS, 5 * NUM_GROUPS + 77]
@@ -66,7 +67,7 @@ def test_draws_follow_the_distribution_of_a_naive_sampler(
 @pytest.mark.parametrize("size", SIZES)
 def test_ties_are_kept_by_id(size: int) -> None:
     row = np.zeros(size, np.float32)
-    kept = candidates(row, row.max(), SamplingParams(top_k=7))
+    kept = left(row, row.max(), SamplingParams(top_k=7))
     assert list(kept) == list(range(min(7, size)))
 
 

@@ -46,7 +46,8 @@ class Steps:
         self.num_steps += 1
         step = self.scheduler.schedule()
         self.backend.decode(step.batch)
-        self.scheduler.advance(step, self.row_s * len(step.batch) or 0.01)
+        self.scheduler.advance(step)
+        self.scheduler.observe(step, self.row_s * len(step.batch) or 0.01)
         for chunk in step.chunks:
             sequence = chunk.sequence
             if sequence.num_pending:

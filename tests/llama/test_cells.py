@@ -15,8 +15,9 @@ from localinfra.engine.backend import Batch
 from localinfra.engine.kvcache import KVCache
 from localinfra.engine.radix import Prefix
 from localinfra.llama.cells import CellMap
-from localinfra.llama.context import KV_TYPES, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.params import KV_TYPES
 from localinfra.llama.saving import pointer_to
 from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import KvType

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from localinfra.engine.backend import Batch
 from localinfra.engine.drafting import Drafting
 from localinfra.engine.engine import Engine
-from localinfra.engine.grammar.constraint import Grammar, GrammarCompiler
+from localinfra.engine.grammar.compiler import GrammarCompiler
+from localinfra.engine.grammar.constraint import Grammar
 from localinfra.engine.policy.speculation import Speculator
 from localinfra.engine.request import (
     EngineSettings,

@@ -12,7 +12,8 @@ from localinfra.chat.answer import Answer, Tool, ToolUse
 from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.messages import Json
-from localinfra.engine.grammar.constraint import Grammar, GrammarCompiler
+from localinfra.engine.grammar.compiler import GrammarCompiler
+from localinfra.engine.grammar.constraint import Grammar
 from localinfra.errors import InvalidRequest
 from localinfra.text.grammars import Compiled, Grammars
 from localinfra.text.prompts import ChatPrompt

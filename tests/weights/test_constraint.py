@@ -9,12 +9,8 @@ import pytest
 from grammar_writer import Writer
 
 from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat, grammar_of
-from localinfra.engine.grammar.constraint import (
-    MAX_CACHED_S,
-    MAX_FORCED_BYTES,
-    Constraint,
-    GrammarCompiler,
-)
+from localinfra.engine.grammar.compiler import MAX_CACHED_S, GrammarCompiler
+from localinfra.engine.grammar.constraint import MAX_FORCED_BYTES, Constraint
 from localinfra.errors import InvalidRequest
 
 FOLLOWED = '%llguidance {"no_forcing": true}\n'

@@ -8,9 +8,7 @@ text has no end.
 """
 
 import re
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -18,7 +16,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
-from localinfra.engine.grammar.errors import compile_error, reason
+from localinfra.engine.grammar.errors import reason
 from localinfra.engine.grammar.json_loops import (
     PLACES,
     JsonLoops,
@@ -28,17 +26,11 @@ from localinfra.engine.grammar.json_loops import (
     turn_of,
 )
 from localinfra.engine.grammar.probe import LIMITS
-from localinfra.engine.grammar.prober import Prober
 from localinfra.errors import InvalidRequest
 
 T = TypeVar("T")
 
 JSON_MARK = re.compile(rb'[",{}\[\]]')
-
-MAX_CACHED = 64  # compiled grammars; a typical schema takes some 100 kB
-# Time taken to compile and follow the cached grammars: a measure of their size, since llguidance
-# keeps what it computes, at most 80 MB per second (far less for mere look-ups).
-MAX_CACHED_S = 2.0
 
 MAX_FORCED_BYTES = 120  # per search: some 30 tokens, at 25 µs per byte
 MAX_FORCING_S = 0.005
@@ -130,6 +122,7 @@ class Constraint:
         self._vocabulary = grammar.vocabulary
         self._matcher = matcher
         self._mask = np.zeros((self._vocabulary.size + 31) // 32, np.uint32)
+        self._has_mask = False  # of the next token
         self._tokens: list[int] = []
         self._is_alone = False
         self._extra_s = 0.0
@@ -157,13 +150,28 @@ class Constraint:
 
         Raises InvalidRequest if the grammar turns out to be too complex.
         """
-        self._call(lambda: self._compute_mask(self._matcher))
-        bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=len(row))
+        np.copyto(row, -np.inf, where=self._bits(len(row)) == 0)
+
+    def allows_each(self, ids: NDArray[np.intp], num_vocab: int) -> NDArray[np.bool_]:
+        """Which of these tokens `forbid` leaves as they are. Raises like it."""
+        are_allowed: NDArray[np.bool_] = self._bits(num_vocab)[ids] != 0
+        return are_allowed
+
+    def prepare(self) -> None:
+        """Does most of what `forbid` takes, ahead of it. Raises like it."""
+        if not self._has_mask:
+            self._call(lambda: self._compute_mask(self._matcher))
+            self._has_mask = True
+
+    def _bits(self, num_vocab: int) -> NDArray[np.uint8]:
+        """Nonzero for each token that may come next."""
+        self.prepare()
+        bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=num_vocab)
         if len(looping := self._looping()):
             others = bits.copy()
             others[looping] = 0
             bits = others if others.any() else bits
-        np.copyto(row, -np.inf, where=bits == 0)
+        return bits
 
     def _looping(self) -> Sequence[int] | NDArray[np.intp]:
         """The tokens that would continue a loop."""
@@ -193,6 +201,7 @@ class Constraint:
 
     def accept(self, token: int) -> None:
         """Advances by the next token, which must be allowed. Raises like `forbid`."""
+        self._has_mask = False
         self._call(lambda: self._matcher.consume_token(token))
         self._tokens.append(token)
         if self._loops and self._vocabulary.first[token] >= 0:
@@ -259,6 +268,7 @@ class Constraint:
         return NOTHING if (bytes_ != bytes_[0]).any() else allowed
 
     def _compute_mask(self, matcher: LLMatcher) -> None:
+        self._has_mask = False
         matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
 
     def _call(self, function: Callable[[], T]) -> T:
@@ -296,96 +306,10 @@ class Constraint:
         matcher = self._grammar.fresh_matcher()
         if matcher is None or matcher.is_error() or not matcher.consume_tokens(self._tokens):
             return False
-        self._matcher = matcher
+        self._matcher, self._has_mask = matcher, False
         return True
 
 
 def compile_matcher(vocabulary: GrammarVocabulary, source: str) -> LLMatcher:
     limits = LLParserLimits(**LIMITS)
     return LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=limits)
-
-
-class GrammarCompiler:
-    """Compiles grammars for one vocabulary, with an LRU cache. Any thread."""
-
-    def __init__(self, make_tokenizer: Callable[[], LLTokenizer]):
-        """`make_tokenizer` takes 0.4 s for 49k tokens, so it is called at the first grammar."""
-        self._make_tokenizer = make_tokenizer
-        self._vocabulary: GrammarVocabulary | None = None
-        self._grammars: OrderedDict[tuple[str, str], Grammar] = OrderedDict()  # owner, source
-        self._prober = Prober()
-        self._lock = threading.Lock()
-        self._making = threading.Lock()
-
-    def compile(
-        self,
-        source: str,
-        param: str,
-        *,
-        is_plain: bool = False,
-        free_json: bytes | None = None,
-        owner: str = "",
-    ) -> Grammar:
-        """Compiles `source`, a Lark grammar in llguidance's syntax or its JSON form.
-
-        It is tried in a child process first, unless `is_plain` says that it compiles in
-        milliseconds. `free_json` as in `Grammar`. Only what the `owner` itself had compiled is
-        found again. Raises InvalidRequest, about `param`, with llguidance's reason.
-        """
-        key = owner, source
-        with self._lock:
-            grammar = self._grammars.get(key)
-            if grammar is not None and not grammar.is_broken:
-                self._grammars.move_to_end(key)
-                return grammar
-        vocabulary = self._get_vocabulary()
-        started_s = time.thread_time()
-        matcher = self._matcher(source, param, is_plain)
-        grammar = Grammar(source, matcher, vocabulary, time.thread_time() - started_s, free_json)
-        with self._lock:
-            self._grammars[key] = grammar
-            self._grammars.move_to_end(key)
-            self._forget()
-        return grammar
-
-    def knows(self, source: str, owner: str = "") -> bool:
-        """Whether the grammar is compiled already."""
-        with self._lock:
-            grammar = self._grammars.get((owner, source))
-            return grammar is not None and not grammar.is_broken
-
-    def problem(self, source: str, *, is_plain: bool) -> str | None:
-        """Why `compile` would refuse it, else None."""
-        try:
-            self._matcher(source, "", is_plain)
-        except InvalidRequest as error:
-            return str(error)
-        return None
-
-    def _matcher(self, source: str, param: str, is_plain: bool) -> LLMatcher:
-        if not is_plain:
-            self._prober.check(source, param)
-        matcher = compile_matcher(self._get_vocabulary(), source)
-        if matcher.is_error():
-            raise compile_error(matcher.get_error(), source, param)
-        return matcher
-
-    def close(self) -> None:
-        self._prober.close()
-
-    def _forget(self) -> None:
-        for key in [key for key, kept in self._grammars.items() if kept.is_broken]:
-            del self._grammars[key]
-        work_s = sum(grammar.work_s for grammar in self._grammars.values())
-        # The newest stays in any case: the next request of its client needs it again.
-        while len(self._grammars) > 1 and (
-            len(self._grammars) > MAX_CACHED or work_s > MAX_CACHED_S
-        ):
-            _, oldest = self._grammars.popitem(last=False)
-            work_s -= oldest.work_s
-
-    def _get_vocabulary(self) -> GrammarVocabulary:
-        with self._making:
-            if self._vocabulary is None:
-                self._vocabulary = GrammarVocabulary(self._make_tokenizer())
-            return self._vocabulary
