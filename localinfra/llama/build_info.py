@@ -90,6 +90,11 @@ def devices() -> tuple[Device, ...]:
     return tuple(describe(get(i)) for i in range(count()))
 
 
+def has_gpu() -> bool:
+    """Whether this machine has one. `llama_supports_gpu_offload` also counts peers, even none."""
+    return bool(free_memory())
+
+
 def free_memory() -> dict[str, int]:
     """The free bytes of each GPU that llama.cpp would use, in its order; empty without one.
 

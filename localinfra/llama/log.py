@@ -1,6 +1,7 @@
 """llama.cpp's log → Python's, keeping the last errors for error messages."""
 
 import ctypes
+import functools
 import logging
 import os
 import threading
@@ -125,6 +126,12 @@ def callback(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     ):
         worth.append((_last_level, line))
     logger.log(_last_level, "%s", line)
+
+
+@functools.cache
+def init_library() -> None:
+    install()
+    llama_cpp.llama_backend_init()
 
 
 def install() -> None:

@@ -17,10 +17,10 @@ import msgspec
 
 from localinfra.errors import InvalidRequest
 from localinfra.footprint import Footprint, total
-from localinfra.llama import log, peers
+from localinfra.llama import log
+from localinfra.llama.build_info import has_gpu
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.load_log import footprint_of
-from localinfra.llama.peers import has_gpu
 from localinfra.llama.settings import WINDOW
 
 if TYPE_CHECKING:
@@ -71,12 +71,6 @@ class ModelSettings(msgspec.Struct, frozen=True):
     rpc_servers: tuple[str, ...] = ()  # other machines, which `peers.ask` has just found
 
 
-@functools.cache
-def init_library() -> None:
-    log.install()
-    llama_cpp.llama_backend_init()
-
-
 class Model:
     """Weights and vocabulary, freed with the last reference. Raises LoadFailed.
 
@@ -84,7 +78,7 @@ class Model:
     """
 
     def __init__(self, path: Path, settings: ModelSettings):
-        init_library()
+        log.init_library()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
         params.split_mode = SPLIT_MODES[settings.split_mode]
@@ -93,6 +87,8 @@ class Model:
         params.vocab_only = settings.vocabulary_only
         params.load_mode = LOAD_MODES[settings.mmap, settings.mlock]
         if settings.rpc_servers:
+            from localinfra.llama import peers
+
             used = peers.device_pointers(settings.rpc_servers)
             params.devices = ctypes.addressof(used)
         split = (ctypes.c_float * llama_cpp.llama_max_devices())(*settings.tensor_split)

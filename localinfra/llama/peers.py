@@ -14,8 +14,8 @@ import msgspec
 
 from localinfra import install
 from localinfra.children import end_with_parent, module_command, result_of
-from localinfra.llama.build_info import devices, free_memory, ggml
-from localinfra.llama.library import llama_cpp
+from localinfra.llama.build_info import devices
+from localinfra.llama.library import ggml, llama_cpp
 
 COMMAND = module_command("localinfra.llama.peers")
 CONNECT_S = 5.0
@@ -108,11 +108,6 @@ def added(server: str) -> list[int]:
     count = ggml("ggml_backend_reg_dev_count", ctypes.c_size_t, ctypes.c_void_p)
     get = ggml("ggml_backend_reg_dev_get", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
     return [get(peer, at) for at in range(count(peer))]
-
-
-def has_gpu() -> bool:
-    """Whether this machine has one. `llama_supports_gpu_offload` also counts peers, even none."""
-    return bool(free_memory())
 
 
 def described(server: str) -> list[PeerDevice]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from localinfra.llama import log
 from localinfra.llama.library import llama_cpp
-from localinfra.llama.model import init_library
+from localinfra.llama.log import init_library
 
 # enum llama_ftype; norms and other vectors stay F32 in all of them
 FTYPES = {"f16": 1, "q4_0": 2, "q8_0": 7}

@@ -13,7 +13,7 @@ import msgspec
 
 from localinfra.footprint import Footprint
 from localinfra.llama import log
-from localinfra.llama.model import LoadFailed, Model, init_library
+from localinfra.llama.model import LoadFailed, Model
 from localinfra.models import measured
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def heard_once(
     name: str, load: Callable[[], tuple["LlamaContext", Model]]
 ) -> tuple["LlamaContext", Model]:
     """What `load` returns and raises. `name`: of all that its log depends on."""
-    init_library()  # else the load would, and hear
+    log.init_library()  # else the load would, and hear
     known = known_loads.find(name)
     if known:
         with contextlib.suppress(LoadFailed), log.silenced() as is_silent:
