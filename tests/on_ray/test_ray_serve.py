@@ -151,7 +151,7 @@ def test_a_replica_that_is_killed_loses_no_later_request(server: RayServer) -> N
 def test_models_toml_is_replaced_while_requests_go_on(server: RayServer) -> None:
     """Ends the tests: all replicas are new ones after it."""
     server.path.write_text(server.path.read_text().replace('["paced"]', '["paced", "renamed"]'))
-    statuses = []
+    statuses: list[int] = []
     with ThreadPoolExecutor(1) as pool:
         deployed = pool.submit(server.order, "deploy")
         while not deployed.done():

@@ -7,8 +7,8 @@ from localinfra.api.http.body import FIELDS
 from localinfra.scale.prefixes import BLOCK_BYTES, MOST_BORDERS, Prefix, prefix_of
 
 
-def prefix(seed: str = "key", **fields: object) -> Prefix:
-    return prefix_of(FIELDS.decode(msgspec.json.encode(fields)), seed)
+def prefix(**fields: object) -> Prefix:
+    return prefix_of(FIELDS.decode(msgspec.json.encode(fields)), "key")
 
 
 def user(text: str) -> dict[str, object]:
@@ -29,10 +29,12 @@ def test_the_next_turn_has_all_borders_of_the_one_before(field: str) -> None:
 
 def test_other_instructions_tools_or_keys_share_nothing() -> None:
     base = prefix(messages=[SYSTEM, user("Where?")])
+    raw = msgspec.Raw(msgspec.json.encode([SYSTEM, user("Where?")]))
+    assert prefix_of({"messages": raw}, "key") == base
     others = [
         prefix(messages=[{"role": "system", "content": "Be kind."}, user("Where?")]),
         prefix(messages=[SYSTEM, user("Where?")], tools=[{"type": "function"}]),
-        prefix("another key", messages=[SYSTEM, user("Where?")]),
+        prefix_of({"messages": raw}, "another key"),
     ]
     for other in others:
         assert not set(base.borders) & set(other.borders)
