@@ -20,7 +20,7 @@ LAYERS: dict[str, list[set[str]]] = {
         | {"outlet", "shares"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
         | {"certificate", "interpreter", "llama_builds", "picture_parts", "pictures"},
-        {"deaths", "devices", "journal"},
+        {"deaths", "devices", "journal", "sounds"},
         {"supervisor"},
         {"config", "chat", "keys", "engine", "costs", "conversations", "llama_usable"},
         {"models", "llama", "prefixes"},
@@ -109,6 +109,7 @@ OWNERS: dict[str, str | tuple[str, ...]] = {
     "ray": "ray_serve.py",
     "httpx2": "models/fetch/",
     "huggingface_hub": "models/fetch/",
+    "soundfile": "sounds/decoder.py",
     "PIL": ("pictures.py", "image/"),
     "pytest": "pytest_plugin.py",
     "openai": "pytest_plugin.py",
