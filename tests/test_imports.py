@@ -68,7 +68,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "models": [
         {"budget", "failures", "gguf", "places", "quants", "sampling", "swaps", "versions"},
         {"seats", "sources"},
-        {"companions", "details", "looks", "sharing"},
+        {"companions", "details", "looks", "senses", "sharing"},
         {"entries", "pool"},
         {"files", "found", "kv_cache", "measured"},
         {"histories", "known_headers"},

@@ -1,5 +1,6 @@
 """A client's sound file → samples as a model's projector takes them."""
 
+import base64
 import hashlib
 import struct
 from functools import cached_property
@@ -33,7 +34,7 @@ class Samples(msgspec.Struct, frozen=True, eq=False, dict=True):
     @cached_property
     def digest(self) -> bytes:
         """32 bytes, the same for the same samples in whatever format they came."""
-        found = hashlib.sha256(struct.pack("<I", self.rate))
+        found = hashlib.sha256(b"sound" + struct.pack("<I", self.rate))
         found.update(self.data.data)
         return found.digest()
 
@@ -41,6 +42,15 @@ class Samples(msgspec.Struct, frozen=True, eq=False, dict=True):
 def is_sound(data: bytes) -> bool:
     """Whether a file's first bytes are those of a sound."""
     return wav.is_wav(data) or decoding.is_compressed(data)
+
+
+def is_sound_url(url: str) -> bool:
+    """Whether base64, alone or in a data URL, begins like a sound."""
+    start = url.find("base64,", 0, 300) + len("base64,") if url[:5].lower() == "data:" else 0
+    try:
+        return is_sound(base64.b64decode(url[start : start + 16]))
+    except ValueError:
+        return False
 
 
 def read_samples(data: bytes, param: str, rate: int, max_seconds: float = MAX_SECONDS) -> Samples:

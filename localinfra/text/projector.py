@@ -1,4 +1,5 @@
-"""The projector with which a text model sees: how it is found, tried, planned and loaded beside it.
+"""The projector with which a text model sees or hears: how it is found, tried, planned and loaded
+beside it.
 
 Knows nothing of pictures or of how prompts hold them.
 """
@@ -17,6 +18,7 @@ from localinfra.llama.model import LoadFailed, Model
 from localinfra.llama.projector_trial import TrialFailed, TrialRequest, TrialResult, tried
 from localinfra.models import measured
 from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.hearing import hears, longest_seconds
 from localinfra.models.gguf.projector import most_at_once, working_bytes
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_projector
 from localinfra.models.sources import locate
@@ -36,6 +38,7 @@ class ProjectorPlan(msgspec.Struct, frozen=True):
     trial: TrialResult
     expected: Footprint
     identity: str  # of its file, settings and device
+    longest_sound_s: float = 0.0  # 0: it doesn't hear
 
     @property
     def shape(self) -> object:
@@ -57,7 +60,8 @@ def plan_projector(
         return None
     try:
         header = read_projector(path, model)
-        trial = trial_of(entry, path, Path(model.path))
+        longest_s = longest_seconds(header) if hears(header) else 0.0
+        trial = trial_of(entry, path, Path(model.path), longest_s)
         check_batch(header, trial)
     except (BadGguf, TrialFailed) as error:
         problem = str(error) if isinstance(error, BadGguf) else f"{path} {error}"
@@ -73,18 +77,23 @@ def plan_projector(
     use_gpu = gpu is not None and num_bytes <= room.get(gpu, gpus[gpu])
     expected = Footprint({gpu if gpu and use_gpu else CPU: num_bytes})
     own = measured.digest(measured.state_of(path), entry.max_image_tokens, use_gpu)
-    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected, own)
+    longest_s = longest_s if trial.hears else 0.0
+    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected, own, longest_s)
 
 
-def trial_of(entry: TextModelEntry, path: Path, model: Path) -> TrialResult:
+def trial_of(
+    entry: TextModelEntry, path: Path, model: Path, longest_sound_s: float = 0.0
+) -> TrialResult:
     """Of this projector with this model and llama.cpp, from an earlier load if there was one.
     Raises TrialFailed."""
     states = measured.state_of(path), measured.state_of(model)
     facts = (*states, machine.llama_build(), machine.cpu(), entry.max_image_tokens)
-    name = measured.digest(facts)
+    name = measured.digest(facts, longest_sound_s)
     if known := trials.find(name):
         return known
-    request = TrialRequest(str(model), str(path), threads(entry), entry.max_image_tokens)
+    request = TrialRequest(
+        str(model), str(path), threads(entry), entry.max_image_tokens, longest_sound_s
+    )
     result = tried(request)
     trials.keep(name, result)
     return result
@@ -111,7 +120,9 @@ def load_projector(
     """Raises ModelUnavailable."""
     from localinfra.llama.projector import Projector, ProjectorSettings
 
-    settings = ProjectorSettings(threads(entry), planned.use_gpu, entry.max_image_tokens)
+    settings = ProjectorSettings(
+        threads(entry), planned.use_gpu, entry.max_image_tokens, planned.longest_sound_s
+    )
     try:
         return Projector(planned.path, model, settings)
     except LoadFailed as error:

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from localinfra.api.generation.logprobs import TokenLogprobEntry
 from localinfra.api.http.held import holding
 from localinfra.chance import random_hex
-from localinfra.chat.messages import ContentPart, ImageUrl
+from localinfra.chat.messages import ContentPart, ImageUrl, InputAudio
 
 Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -30,6 +30,15 @@ class InputText(msgspec.Struct, frozen=True, tag="input_text", tag_field="type")
 class InputImage(msgspec.Struct, frozen=True, tag="input_image", tag_field="type"):
     image_url: str  # a data URL
     detail: str = "auto"
+
+    @property
+    def text(self) -> str:
+        """Stands for it where only text counts."""
+        return ""
+
+
+class InputSound(msgspec.Struct, frozen=True, tag="input_audio", tag_field="type"):
+    input_audio: InputAudio
 
     @property
     def text(self) -> str:
@@ -60,7 +69,7 @@ class MessageItem(Item, frozen=True, kw_only=True, tag="message"):
     """`incomplete`: the assistant's next message continues it."""
 
     role: Role
-    content: tuple[InputText | InputImage | OutputText, ...]
+    content: tuple[InputText | InputImage | InputSound | OutputText, ...]
 
     @property
     def text(self) -> str:
@@ -93,7 +102,7 @@ class FunctionCallItem(Item, frozen=True, kw_only=True, tag="function_call"):
 
 class FunctionCallOutputItem(Item, frozen=True, kw_only=True, tag="function_call_output"):
     call_id: str
-    output: str | tuple[InputText | InputImage, ...]
+    output: str | tuple[InputText | InputImage | InputSound, ...]
 
     @property
     def text(self) -> str:
@@ -118,17 +127,20 @@ AnyItem: TypeAlias = OutputItem | FunctionCallOutputItem
 
 
 def parts_of(
-    content: Sequence[InputText | InputImage | OutputText],
+    content: Sequence[InputText | InputImage | InputSound | OutputText],
 ) -> str | list[ContentPart]:
     """As a message holds it."""
-    if not any(isinstance(part, InputImage) for part in content):
+    if not any(isinstance(part, InputImage | InputSound) for part in content):
         return "\n".join(part.text for part in content)
-    return [
-        ContentPart("image_url", image_url=ImageUrl(part.image_url, part.detail))
-        if isinstance(part, InputImage)
-        else ContentPart("text", part.text)
-        for part in content
-    ]
+    return [part_of(part) for part in content]
+
+
+def part_of(part: InputText | InputImage | InputSound | OutputText) -> ContentPart:
+    if isinstance(part, InputImage):
+        return ContentPart("image_url", image_url=ImageUrl(part.image_url, part.detail))
+    if isinstance(part, InputSound):
+        return ContentPart("input_audio", input_audio=part.input_audio)
+    return ContentPart("text", part.text)
 
 
 def flat_name(name: str, namespace: str | None) -> str:
