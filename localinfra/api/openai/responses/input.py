@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from localinfra.api.generation.carried import read_carried
 from localinfra.api.http.body import NULL, decode_within
@@ -19,6 +19,7 @@ from localinfra.api.openai.responses.items import (
     FunctionCallItem,
     FunctionCallOutputItem,
     InputImage,
+    InputPart,
     InputSound,
     InputText,
     MessageItem,
@@ -35,10 +36,8 @@ from localinfra.chat.messages import (
     MAX_MESSAGES,
     TEXT_TYPES,
     FunctionCall,
-    InputAudio,
     Message,
     ToolCall,
-    TypeName,
     json_text,
 )
 from localinfra.chat.unread import note_for
@@ -47,17 +46,6 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 Find = Callable[[str, str], AnyItem]  # (a stored item's id, the reference's path) → the item
 
 # --- items as clients send them: missing fields, nulls, text in place of parts --------------------
-
-
-class InputPart(msgspec.Struct, frozen=True):
-    type: TypeName
-    text: str | UnsetType | None = UNSET
-    refusal: str | UnsetType | None = UNSET
-    image_url: str | None = None
-    detail: str | None = None
-    input_audio: InputAudio | None = None
-    annotations: Any = None  # no effect, like the next: parts of responses have them
-    logprobs: Any = None
 
 
 Parts: TypeAlias = Annotated[list[InputPart], Meta(max_length=MAX_MESSAGES)]
@@ -285,10 +273,8 @@ def _shown(
     for at, part in enumerate(parts):
         if _is_text(part):
             yield InputText(_text(part, f"{path}[{at}]"))
-        elif sees and part.type == "input_image" and part.image_url:
-            yield InputImage(part.image_url, part.detail or "auto")
-        elif sees and part.type == "input_audio" and part.input_audio:
-            yield InputSound(part.input_audio)
+        elif sees and (media := part.media):
+            yield media
         else:
             left_out.append(f"{path}[{at}]")
             yield InputText(note_for(part.type))

@@ -5,7 +5,7 @@ https://platform.openai.com/docs/api-reference/responses/object
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from localinfra.api.generation.logprobs import TokenLogprobEntry
 from localinfra.api.http.held import holding
 from localinfra.chance import random_hex
-from localinfra.chat.messages import ContentPart, ImageUrl, InputAudio
+from localinfra.chat.messages import ContentPart, ImageUrl, InputAudio, TypeName
 
 Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -44,6 +44,27 @@ class InputSound(msgspec.Struct, frozen=True, tag="input_audio", tag_field="type
     def text(self) -> str:
         """Stands for it where only text counts."""
         return ""
+
+
+class InputPart(msgspec.Struct, frozen=True):
+    type: TypeName
+    text: str | UnsetType | None = UNSET
+    refusal: str | UnsetType | None = UNSET
+    image_url: str | None = None
+    detail: str | None = None
+    input_audio: InputAudio | None = None
+    annotations: Any = None  # no effect, like the next: parts of responses have them
+    logprobs: Any = None
+
+    @property
+    def media(self) -> InputImage | InputSound | None:
+        if self.type == "input_image" and self.image_url:
+            return InputImage(self.image_url, self.detail or "auto")
+        return (
+            InputSound(self.input_audio)
+            if self.type == "input_audio" and self.input_audio
+            else None
+        )
 
 
 class OutputText(msgspec.Struct, frozen=True, tag="output_text", tag_field="type"):
