@@ -17,12 +17,13 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 
 from localinfra.engine.pictures import Picture
-from localinfra.errors import InvalidRequest, ModelUnavailable
+from localinfra.errors import EngineFailed, InvalidRequest, ModelUnavailable
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.journal import Mark, StepKind
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels, read_pixels
 from localinfra.sounds.samples import Samples, read_samples
+from localinfra.watchdog import Pulse
 
 # Encoded pictures that are kept, for the next turns of their conversations: ten of 1,024 tokens of
 # 4,096 numbers take 160 MiB.
@@ -115,6 +116,22 @@ class Eyes:
         self._digests: OrderedDict[PictureKey, bytes] = OrderedDict()
         self._reading, self._counting = threading.Lock(), threading.Lock()  # use of the encoder
         self._is_closed = False
+        self._given_up = ""  # why
+        self._pulse = Pulse()  # written by the encoder's thread
+        self._works: set[asyncio.Task[object]] = set()  # that wait for that thread
+
+    @property
+    def pulse(self) -> Pulse:
+        """The progress of the thread that encodes: it makes some with each tile of a picture, and
+        each 30 seconds of a sound."""
+        return self._pulse
+
+    def abandon(self, reason: str) -> None:
+        """Gives up a thread that hangs: fails all requests that wait for it."""
+        self._given_up = reason
+        self._is_closed = True
+        for work in self._works:
+            work.cancel()
 
     @property
     def sees(self) -> bool:
@@ -169,19 +186,27 @@ class Eyes:
     ) -> SeenPicture:
         """`made`: what `read` makes of the file, by its digest."""
         if len(data) > LARGE_BYTES:
-            name = await self._decoding.run(named, data, made)
+            name = await self._decode(partial(named, data, made))
         else:
             name = named(data, made)
         owner = "" if self._is_shared else client
         seen = self._kept.get(PictureKey(owner, self._digests.get(PictureKey(owner, name), b"")))
         if seen is None:
-            digest, content = await self._decoding.run(read, size=len(data))
+            digest, content = await self._decode(read, size=len(data))
             self._remember(PictureKey(owner, name), digest)
             wanted = PictureKey(owner, digest)
             seen = self._kept.get(wanted) or await self._shared(wanted, content, room, param)
         if seen.num_tokens > room:
             raise too_large(param, seen.num_tokens, room)
         return seen
+
+    async def _decode(self, work: Callable[[], T], size: int = 0) -> T:
+        try:
+            return await self._decoding.run(work, size=size)
+        except RuntimeError:
+            if self._is_closed:
+                raise self._gone() from None
+            raise
 
     async def _shared(
         self, wanted: PictureKey, content: Content, room: int, param: str
@@ -243,14 +268,21 @@ class Eyes:
         is_causal = is_sound or self._encoder.is_causal
         return Picture(own, part.rows, part.grid, is_causal, is_sound)
 
-    async def _in_turn(self, work: Callable[[Content], T], content: Content) -> T:
+    async def _in_turn(self, work_of: Callable[[Content], T], content: Content) -> T:
         """The result of the encoder's work, in its thread."""
         if isinstance(content, Samples):
             size = len(content.data)
         else:
             size = content.width * content.height
+        work = asyncio.create_task(self._encoding.run(self._at_work, work_of, content, size=size))
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
         try:
-            return await self._encoding.run(self._at_work, work, content, size=size)
+            return await work
+        except asyncio.CancelledError:
+            if self._given_up:
+                raise EngineFailed(f"The projector was given up: {self._given_up}.") from None
+            raise
         except RuntimeError:
             if self._is_closed:  # while it waited for its turn
                 raise self._gone() from None
@@ -262,10 +294,12 @@ class Eyes:
                 self._check()
                 return work(content)
         finally:
+            self._pulse = self._pulse.idle()
             if self._is_closed:  # `close` may not have waited for it
                 self._free()
 
     def _check(self) -> None:
+        self._pulse = self._pulse.computing()
         stop_if_abandoned()
         if self._is_closed:
             raise self._gone()

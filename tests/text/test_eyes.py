@@ -11,12 +11,13 @@ from PIL import Image
 from sound_files import noise, wav
 
 from localinfra.engine.pictures import Picture
-from localinfra.errors import InvalidRequest, ModelUnavailable, QueueFull
+from localinfra.errors import EngineFailed, InvalidRequest, ModelUnavailable, QueueFull
 from localinfra.journal import CrashJournal, StepKind
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels
 from localinfra.sounds.samples import Samples
 from localinfra.text.eyes import Eyes
+from localinfra.watchdog import Phase
 
 ROOM = 100  # tokens
 
@@ -351,3 +352,29 @@ async def test_pictures_are_measured_while_a_sound_is_encoded() -> None:
     sound.cancel()
     encoder.may_read.set()
     await until(lambda: not eyes.is_busy)
+
+
+@run
+async def test_each_tile_is_progress_and_a_projector_without_any_is_given_up() -> None:
+    encoder = FakeEncoder()
+    encoder.may_read.clear()
+    eyes = Eyes("m", encoder, 8)
+    assert eyes.pulse.phase is Phase.IDLE
+    first = asyncio.create_task(eyes.see(file(plain(30, 20)), ROOM, "messages"))
+    await until(encoder.is_reading.is_set)
+    begun = eyes.pulse
+    assert begun.phase is Phase.COMPUTING
+    waiting = [asyncio.create_task(eyes.hear(wav(noise()), ROOM, "messages"))]
+    waiting.append(asyncio.create_task(eyes.see(file(plain(20, 20)), ROOM, "messages")))
+    await until(lambda: eyes.num_waiting == 2)
+    eyes.abandon("it made no step for 600 s")
+    for task in (first, *waiting):
+        with pytest.raises(EngineFailed, match="projector was given up: it made no step"):
+            await task
+    eyes.close()
+    assert not encoder.is_closed  # its thread may still use it
+    with pytest.raises(ModelUnavailable, match="just been unloaded"):
+        await eyes.see(file(plain(10, 20)), ROOM, "messages")
+    encoder.may_read.set()  # it goes on at last
+    await until(lambda: encoder.is_closed)
+    assert eyes.pulse.phase is Phase.IDLE and eyes.pulse.num > begun.num
