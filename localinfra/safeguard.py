@@ -16,6 +16,7 @@ from localinfra.models import measured
 from localinfra.models.entries import ModelEntry
 from localinfra.models.histories import deaths, history_of
 from localinfra.models.seats import Seat, Seats
+from localinfra.models.trials import forget_crashes
 from localinfra.watchdog import Pulse, Watchdog
 
 MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory and a core
@@ -55,8 +56,10 @@ class Safeguard:
         return entry.safer
 
     def forget(self) -> set[str]:
-        """Lets all models be tried again as they are. Returns the names of those that were not."""
+        """Lets all models be tried again as they are, with their projectors. Returns the names of
+        those that were not."""
         deaths().forget()
+        forget_crashes()
         forgiven, self._suspects = self._suspects, set()
         return forgiven
 

@@ -72,7 +72,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"entries", "pool"},
         {"files", "found", "kv_cache", "measured"},
         {"histories", "known_headers"},
-        {"catalog", "memory"},
+        {"catalog", "memory", "trials"},
         {"fetch"},
     ],
     "api": [

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COMMAND = module_command("localinfra.llama.projector_trial")
 LIMIT_S = 1800.0  # one that hangs; the largest projectors take a minute on slow disks
+FROM_OUTSIDE = (-9, -15, -2, -1)  # signals of people, supervisors, and for lack of memory
 # Pixels: the smallest, the longest, the highest, usual ones and the largest.
 TRIED = ((1, 1), (MAX_RATIO, 1), (1, MAX_RATIO), (640, 480), (1000, 1000), (4096, 4096))
 ENCODED = (160, 120)
@@ -36,6 +37,11 @@ MEASURED_S = (0.001, 29.99, 30.001, 61.7)  # around the pieces that encoders cut
 
 class TrialFailed(Exception):
     """The projector can't be used; the message says why, after the file's name."""
+
+    def __init__(self, message: str, *, is_crash: bool = False):
+        """`is_crash`: it would happen again."""
+        super().__init__(message)
+        self.is_crash = is_crash
 
 
 class TrialRequest(msgspec.Struct, frozen=True):
@@ -69,7 +75,13 @@ def tried(request: TrialRequest) -> TrialResult:
             creationflags=OWN_GROUP,
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # its backtrace starts a debugger
         )
-        timer = threading.Timer(LIMIT_S, process.kill)
+        hangs = threading.Event()
+
+        def end() -> None:
+            hangs.set()
+            process.kill()
+
+        timer = threading.Timer(LIMIT_S, end)
         timer.daemon = True
         timer.start()
         try:
@@ -83,7 +95,10 @@ def tried(request: TrialRequest) -> TrialResult:
     try:
         result = msgspec.json.decode(out.strip().rpartition(b"\n")[2], type=TrialResult)
     except msgspec.MsgspecError:
-        raise TrialFailed(epitaph(process.returncode, errors)) from None
+        if hangs.is_set():
+            raise TrialFailed(f"makes llama.cpp hang, {LIMIT_S:g} s long", is_crash=True) from None
+        is_own = process.returncode not in FROM_OUTSIDE
+        raise TrialFailed(epitaph(process.returncode, errors), is_crash=is_own) from None
     if result.problem:
         raise TrialFailed(f"can't be used: {result.problem}")
     return result

@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -118,7 +118,7 @@ class Eyes:
         self._is_closed = False
         self._given_up = ""  # why
         self._pulse = Pulse()  # written by the encoder's thread
-        self._works: set[asyncio.Task[object]] = set()  # that wait for that thread
+        self._works: set[asyncio.Task[Any]] = set()  # that wait for that thread
 
     @property
     def pulse(self) -> Pulse:
@@ -274,7 +274,8 @@ class Eyes:
             size = len(content.data)
         else:
             size = content.width * content.height
-        work = asyncio.create_task(self._encoding.run(self._at_work, work_of, content, size=size))
+        in_thread = self._encoding.run(self._at_work, work_of, content, size=size)
+        work: asyncio.Task[T] = asyncio.create_task(in_thread)
         self._works.add(work)
         work.add_done_callback(self._works.discard)
         try:

@@ -22,6 +22,7 @@ from localinfra.models.gguf.hearing import hears, longest_seconds
 from localinfra.models.gguf.projector import most_at_once, working_bytes
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_projector
 from localinfra.models.sources import locate
+from localinfra.models.trials import crash_of, note_crash
 
 if TYPE_CHECKING:
     from localinfra.llama.projector import Projector
@@ -85,7 +86,7 @@ def trial_of(
     entry: TextModelEntry, path: Path, model: Path, longest_sound_s: float = 0.0
 ) -> TrialResult:
     """Of this projector with this model and llama.cpp, from an earlier load if there was one.
-    Raises TrialFailed."""
+    Raises TrialFailed, at once if it has crashed before."""
     states = measured.state_of(path), measured.state_of(model)
     facts = (*states, machine.llama_build(), machine.cpu(), entry.max_image_tokens)
     name = measured.digest(facts, longest_sound_s)
@@ -94,7 +95,14 @@ def trial_of(
     request = TrialRequest(
         str(model), str(path), threads(entry), entry.max_image_tokens, longest_sound_s
     )
-    result = tried(request)
+    if crash := crash_of(name, [path, model]):
+        raise TrialFailed(f"{crash}; `localinfra reload` has it tried again", is_crash=True)
+    try:
+        result = tried(request)
+    except TrialFailed as error:
+        if error.is_crash:
+            note_crash(name, [path, model], str(error))
+        raise
     trials.keep(name, result)
     return result
 
