@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from typing import NamedTuple
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 # Popen's `creationflags` that keep Ctrl-C from a child: what a session of its own does elsewhere.
@@ -25,9 +26,24 @@ def module_command(name: str) -> list[str]:
     return [sys.executable, *(["-P"] if is_safe else []), "-m", name]
 
 
-def result_of(command: list[str], limit_s: float) -> tuple[int, bytes, bytes]:
-    """Runs one of our modules that may crash, and that calls `end_with_parent`. Returns its exit
-    status, standard output and standard error; it is killed after `limit_s`."""
+class Ended(NamedTuple):
+    """A child."""
+
+    status: int
+    out: bytes
+    errors: bytes
+    hung: bool  # and so was killed
+
+
+def result_of(command: list[str], limit_s: float) -> Ended:
+    """Runs one of our modules that may crash, and that calls `end_with_parent`. It is killed after
+    `limit_s`."""
+    hangs = threading.Event()
+
+    def end() -> None:
+        hangs.set()
+        process.kill()
+
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
@@ -38,7 +54,7 @@ def result_of(command: list[str], limit_s: float) -> tuple[int, bytes, bytes]:
             creationflags=OWN_GROUP,
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # llama.cpp's backtrace starts a debugger
         )
-        timer = threading.Timer(limit_s, process.kill)
+        timer = threading.Timer(limit_s, end)
         timer.daemon = True
         timer.start()
         try:
@@ -48,7 +64,7 @@ def result_of(command: list[str], limit_s: float) -> tuple[int, bytes, bytes]:
         finally:
             timer.cancel()
         log.seek(0)
-        return process.returncode, out, log.read()
+        return Ended(process.returncode, out, log.read(), hangs.is_set())
 
 
 def end_with_parent() -> None:

@@ -94,6 +94,19 @@ class MovableModel(Protocol):
         """Moves them back."""
 
 
+@runtime_checkable
+class SensingModel(Protocol):
+    """A loaded model with a thread that encodes pictures and sounds, beside its worker's. Event
+    loop only."""
+
+    @property
+    def encoder_pulse(self) -> Pulse:
+        """The thread's progress."""
+
+    def abandon_encoder(self, reason: str) -> None:
+        """Gives up the thread, and fails the requests that wait for it."""
+
+
 def parked(model: LoadedModel) -> Footprint | None:
     return model.parked if isinstance(model, MovableModel) else None
 

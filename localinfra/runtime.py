@@ -374,10 +374,10 @@ class Runtime:
     def _give_up_hanging(self) -> None:
         """Abandons models that hang and loads them again: their threads can't be stopped."""
         max_checks = max(1, round(self.settings.watchdog_s / PULSE_CHECK_S))
-        for seat, model, num_checks in self.safeguard.hanging(self.seats, max_checks):
-            reason = f"its engine made no step for {num_checks * PULSE_CHECK_S:g} s"
+        for seat, model, thread, num_checks in self.safeguard.hanging(self.seats, max_checks):
+            reason = f"its {thread} made no step for {num_checks * PULSE_CHECK_S:g} s"
             logger.error("%s: %s. All threads:\n%s", seat.name, reason, stacks())
-            model.worker.abandon(reason)
+            self.safeguard.abandon(model, reason)
             self.safeguard.give_up(model, Trouble.HANGS, f"{seat.name}: {reason}")
             self._models.drop(seat, reason, is_final=self.safeguard.hangs_too_often(seat.name))
 

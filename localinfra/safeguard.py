@@ -11,12 +11,13 @@ from weakref import WeakKeyDictionary
 from localinfra.deaths import Safety
 from localinfra.errors import Quarantined
 from localinfra.journal import CrashJournal, Mark, StepKind, Trouble
-from localinfra.kinds import LoadedModel
+from localinfra.kinds import LoadedModel, SensingModel
 from localinfra.models import measured
 from localinfra.models.entries import ModelEntry
 from localinfra.models.histories import deaths, history_of
 from localinfra.models.seats import Seat, Seats
-from localinfra.watchdog import Watchdog
+from localinfra.models.trials import forget_crashes
+from localinfra.watchdog import Pulse, Watchdog
 
 MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory and a core
 
@@ -26,7 +27,10 @@ class Safeguard:
 
     def __init__(self) -> None:
         self._journal = CrashJournal()
-        self._watchdogs: WeakKeyDictionary[Seat[LoadedModel], Watchdog] = WeakKeyDictionary()
+        # of each model: by what its threads are
+        self._watchdogs: WeakKeyDictionary[Seat[LoadedModel], dict[str, Watchdog]] = (
+            WeakKeyDictionary()
+        )
         self._num_hangs: Counter[str] = Counter()
         self._suspects: set[str] = set()  # models that are not served as they are
         self._restart: Callable[[str], None] | None = None
@@ -52,8 +56,10 @@ class Safeguard:
         return entry.safer
 
     def forget(self) -> set[str]:
-        """Lets all models be tried again as they are. Returns the names of those that were not."""
+        """Lets all models be tried again as they are, with their projectors. Returns the names of
+        those that were not."""
         deaths().forget()
+        forget_crashes()
         forgiven, self._suspects = self._suspects, set()
         return forgiven
 
@@ -85,19 +91,29 @@ class Safeguard:
 
     def hanging(
         self, seats: Seats[LoadedModel], max_checks: int
-    ) -> list[tuple[Seat[LoadedModel], LoadedModel, int]]:
+    ) -> list[tuple[Seat[LoadedModel], LoadedModel, str, int]]:
         """The models that so many checks in a row have found without progress, or more of them
-        while they compute, and how many. Call it at regular intervals."""
+        while they compute; what of each hangs, and how many. Call it at regular intervals."""
         found = []
         for seat, model in seats.ready():
-            dog = self._watchdogs.setdefault(seat, Watchdog(max_checks))
-            if dog.stands_still(model.worker.pulse):
-                self._num_hangs[seat.name] += 1
-                found.append((seat, model, dog.num_checks))
+            dogs = self._watchdogs.setdefault(seat, {})
+            for thread, pulse in pulses_of(model).items():
+                dog = dogs.setdefault(thread, Watchdog(max_checks))
+                if dog.stands_still(pulse):
+                    self._num_hangs[seat.name] += 1
+                    found.append((seat, model, thread, dog.num_checks))
+                    break
         return found
 
     def hangs_too_often(self, name: str) -> bool:
         return self._num_hangs[name] >= MAX_HANGS
+
+    def abandon(self, model: LoadedModel, reason: str) -> None:
+        """Gives up all its threads, also those that go on: they share memory with the one that
+        hangs. Event loop only."""
+        model.worker.abandon(reason)
+        if isinstance(model, SensingModel):
+            model.abandon_encoder(reason)
 
     def give_up(self, model: LoadedModel, trouble: Trouble, reason: str) -> None:
         """Its threads can't be stopped, or its device answers nothing more: only a new process has
@@ -105,3 +121,11 @@ class Safeguard:
         if self._restart:
             model.worker.mark.blame(trouble)
             self._restart(reason)
+
+
+def pulses_of(model: LoadedModel) -> dict[str, Pulse]:
+    """By what its threads are."""
+    found = {"engine": model.worker.pulse}
+    if isinstance(model, SensingModel):
+        found["projector"] = model.encoder_pulse
+    return found

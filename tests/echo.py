@@ -35,6 +35,7 @@ from localinfra.models.seats import LoadPlan
 from localinfra.picture_parts import PartSize, PicturePart
 from localinfra.pictures import Pixels
 from localinfra.runtime import Runtime
+from localinfra.sounds.samples import Samples
 from localinfra.text.eyes import Eyes
 from localinfra.text.model import TextModel
 from localinfra.text.templates import compile_templates
@@ -65,7 +66,8 @@ THINKER = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% endif %}{% endif %}"""
 
 ECHO = "tests/echo"
-FILES = ("echo.gguf", "filler.gguf", "slow.gguf", "seer.gguf")
+SENSES = {"seer.gguf": ("see",), "listener.gguf": ("hear",), "omni.gguf": ("see", "hear")}
+FILES = ("echo.gguf", "filler.gguf", "slow.gguf", *SENSES)
 SLOW_STEP_S = 0.005
 CATALOGUE = f"""
 [model."{ECHO}"]
@@ -267,23 +269,30 @@ class EchoBackend:
 
 class EchoEncoder:
     """Eyes of an echo: a picture is a row for each 10 x 10 pixels, in brackets. In answers, a row
-    is an asterisk."""
+    is an asterisk. Ears hear a row for each tenth of a second."""
 
     is_causal = True
+    longest_sound_s = 60.0
 
-    def __init__(self) -> None:
+    def __init__(self, *, sees: bool = True, hears: bool = False) -> None:
         self.num_read = 0
+        self.sees, self.sample_rate = sees, 16_000 if hears else 0
 
-    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]:
-        count = max(1, width * height // 100)
+    def sizes(self, content: Pixels | Samples) -> list[PartSize]:
+        if isinstance(content, Samples):
+            count = max(1, round(10 * content.seconds))
+        else:
+            count = max(1, content.width * content.height // 100)
         return [PartSize(1, False), PartSize(count, True), PartSize(1, False)]
 
     def read(
-        self, pixels: Pixels, check: Callable[[], None], has_company: Callable[[], bool]
+        self,
+        content: Pixels | Samples,
+        check: Callable[[], None],
+        has_company: Callable[[], bool],
     ) -> tuple[PicturePart, ...]:
         self.num_read += 1
-        count = self.sizes(pixels.width, pixels.height)[1].num_tokens
-        rows = np.ones((count, ROW_WIDTH), np.float32)
+        rows = np.ones((self.sizes(content)[1].num_tokens, ROW_WIDTH), np.float32)
         return PicturePart([ord("[")]), PicturePart(rows=rows), PicturePart([ord("]")])
 
     def close(self) -> None: ...
@@ -304,8 +313,9 @@ class EchoRuntime(Runtime):
         step_s = SLOW_STEP_S if path.name == "slow.gguf" else 0.0
         backend = self.backend_kind(entry.context_length or 4096, entry.sequences, step_s)
         max_waiting = self.settings.max_queue
-        sees = path.name == "seer.gguf" and entry.vision
-        if sees:
+        senses = SENSES.get(path.name, ()) if entry.vision else ()
+        encoder = EchoEncoder(sees="see" in senses, hears="hear" in senses) if senses else None
+        if encoder:
             backend.row_width = ROW_WIDTH
         return TextModel(
             name,
@@ -315,7 +325,7 @@ class EchoRuntime(Runtime):
             templates,
             max_waiting,
             share_prefixes=self.settings.share_prefixes,
-            eyes=Eyes(name, EchoEncoder(), max_waiting) if sees else None,
+            eyes=Eyes(name, encoder, max_waiting) if encoder else None,
         )
 
 

@@ -164,6 +164,39 @@ def test_an_engine_that_hangs_is_left_behind_and_loaded_anew(
     run(test)
 
 
+class Seeing(Model):
+    """With a thread of its own for pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder_pulse = Pulse()
+        self.encoder_given_up: str | None = None
+
+    def abandon_encoder(self, reason: str) -> None:
+        self.encoder_given_up = reason
+
+
+def test_a_projector_that_hangs_takes_its_engine_with_it(
+    runtime: Playing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_module, "PULSE_CHECK_S", 0.5)  # four checks are two seconds
+    monkeypatch.setattr(runtime, "_load_kind", lambda *_: Seeing())
+
+    async def test() -> None:
+        model = await runtime.model("text")
+        model.encoder_pulse = Pulse(7, Phase.COMPUTING)
+        for number in range(41):
+            assert model.worker.given_up is None
+            model.worker.pulse = Pulse(number, Phase.WORKING)  # which goes on
+            runtime._give_up_hanging()
+        reason = "its projector made no step for 20 s"
+        assert (model.worker.given_up, model.encoder_given_up) == (reason, reason)
+        assert (await runtime.model("text")) is not model
+        await runtime.close()
+
+    run(test)
+
+
 @pytest.mark.parametrize("trouble", [Trouble.HANGS, Trouble.DEVICE_LOST])
 def test_under_a_supervisor_the_process_ends_for_a_model_that_only_a_new_one_can_free(
     runtime: Playing, trouble: Trouble, monkeypatch: pytest.MonkeyPatch

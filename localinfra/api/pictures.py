@@ -1,4 +1,5 @@
-"""Pictures in a request's conversation: links → what a model that sees reads of them."""
+"""Pictures and sounds in a request's conversation: links → what a model that sees or hears reads of
+them."""
 
 import re
 import time
@@ -12,12 +13,14 @@ from localinfra.chat.messages import Message, last_of_user
 from localinfra.errors import InvalidRequest, ModelNotFound, UnsupportedParameter
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
+from localinfra.models.senses import Sense, senses_of
 from localinfra.text.showing import NOTHING_SHOWN, Link, ShownPictures, links, marked, new_word
 
 if TYPE_CHECKING:
+    from localinfra.text.eyes import SeenPicture
     from localinfra.text.model import TextModel  # imports numpy, which only a loaded model needs
 
-MAX_PICTURES = 256  # in a conversation
+MAX_PICTURES = 256  # in a conversation, with its sounds
 LOW_SIDE = 512  # pixels of the longer side with `detail` low, as in OpenAI's API
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.I)
 MAX_FETCHED = 16  # different ones in a conversation
@@ -30,44 +33,65 @@ Conversation = tuple[list[Message], ShownPictures]
 async def with_pictures(
     call: Call[Any], model: "TextModel", messages: Sequence[Message]
 ) -> Conversation:
-    """The messages with marks for their pictures, and the pictures. Without eyes, the messages as
-    they are: they are refused later, or their pictures left out.
+    """The messages with marks for their pictures and sounds, and those. Without eyes, pictures stay
+    as they are: they are refused later, or left out; so do sounds without ears.
 
     Raises InvalidRequest for a picture that can't be read, too many of them, or more tokens than
-    the context has; UnsupportedParameter naming the models that see; QueueFull.
+    the context has; UnsupportedParameter naming the models that see or hear; QueueFull.
     """
     found = links(messages)
     shown = await see(call, model, found, last_of_user(messages)) if found else NOTHING_SHOWN
-    return marked(messages, shown.word) if shown.word else [*messages], shown
+    return marked(messages, shown.word, shown.unread) if shown.word else [*messages], shown
 
 
 async def see(
     call: Call[Any], model: "TextModel", found: Sequence[Link], asked: int
 ) -> ShownPictures:
-    """The pictures of these links; none of a model without eyes. `asked`: the index of the user's
-    last message. Raises the same as `with_pictures`."""
-    if model.eyes is None:
-        await refuse_blind(call, model.name, found, asked)
+    """The pictures and sounds of these links; none of those that the model can't read. `asked`: the
+    index of the user's last message. Raises the same as `with_pictures`."""
+    can = senses(model)
+    if unread := [link for link in found if link.sense not in can]:
+        await refuse_unread(call, model, unread, asked)
+    if model.eyes is None or len(unread) == len(found):
         return NOTHING_SHOWN
     if len(found) > MAX_PICTURES:
         raise InvalidRequest(
-            f"There are {len(found)} pictures in the messages; at most {MAX_PICTURES} are read. "
-            "Send fewer.",
+            f"There are {len(found)} pictures and sounds in the messages; at most {MAX_PICTURES} "
+            "are read. Send fewer.",
             "messages",
         )
     check_fetched(found, is_allowed=call.runtime.settings.fetch_images)
-    room, seen = model.context_length - 1, []
+    room = model.context_length - 1
+    seen: list[SeenPicture | None] = []
     end_s = time.monotonic() + FETCH_LIMIT_S
     for link in found:
+        if link.sense not in can:
+            seen.append(None)
+            continue
         if WEB.match(link.image.url):
             fetched, rest_s = call.store(FetchedPictures), end_s - time.monotonic()
             data = await fetched.get(call.caller, link.image.url, link.path, rest_s)
         else:
             data = await call.threads.pictures_in.run(picture_bytes, link)
-        max_side = LOW_SIDE if link.image.detail == "low" else None
-        seen.append(await model.eyes.see(data, room, link.path, max_side, client=call.caller))
-        room -= seen[-1].num_tokens
+        if link.is_sound:
+            one = await model.eyes.hear(data, room, link.path, client=call.caller)
+        else:
+            max_side = LOW_SIDE if link.image.detail == "low" else None
+            one = await model.eyes.see(data, room, link.path, max_side, client=call.caller)
+        seen.append(one)
+        room -= one.num_tokens
     return ShownPictures(new_word(), seen)
+
+
+def senses(model: "TextModel") -> set[Sense]:
+    """What a loaded model reads besides text."""
+    if model.eyes is None:
+        return set()
+    return {
+        sense
+        for sense, has in ((Sense.SIGHT, model.eyes.sees), (Sense.HEARING, model.eyes.hears))
+        if has
+    }
 
 
 def check_fetched(found: Sequence[Link], *, is_allowed: bool) -> None:
@@ -105,43 +129,56 @@ def picture_bytes(link: Link) -> bytes:
         raise InvalidRequest(f"{link.path} is not valid base64: {error}.", link.path) from None
 
 
-async def refuse_blind(call: Call[Any], name: str, found: Sequence[Link], asked: int) -> None:
-    """Raises UnsupportedParameter if the user's last message has a picture, and some model here
-    sees."""
+async def refuse_unread(
+    call: Call[Any], model: "TextModel", unread: Sequence[Link], asked: int
+) -> None:
+    """Raises UnsupportedParameter if the user's last message has a picture or a sound that the
+    model can't read, unless it reads text only and no other model here can."""
     own = re.compile(rf"messages\[{asked}\]\.content\[\d+\]")  # not those in a tool's result
-    path = next((link.path for link in found if own.fullmatch(link.path)), None)
-    if path is None:
+    link = next((link for link in unread if own.fullmatch(link.path)), None)
+    if link is None:
         return
-    names = await call.threads.files.run(seeing_models, call.models.catalog)
+    sense, what, name = link.sense, "sound" if link.is_sound else "picture", model.name
+    names = await call.threads.files.run(models_with, call.models.catalog, sense)
     if name in names:  # loaded with safer settings, or its projector can't be used
         raise UnsupportedParameter(
             f"{name} is loaded without its projector, for a reason that the server's log tells, "
-            f"and can't see the picture in {path}. Send the message as text.",
-            path,
+            f"and can't {sense.verb} the {what} in {link.path}. Send the message as text.",
+            link.path,
         )
     loaded = call.runtime.loaded_text_models()
-    names = [other for other in names if other not in loaded or loaded[other].eyes]
+    names = [other for other in names if other not in loaded or sense in senses(loaded[other])]
+    reads = f"takes no {what}s" if senses(model) else "takes text only"
     if names:
         raise UnsupportedParameter(
-            f"{name} takes text only and can't see the picture in {path}. Send it to a model that "
-            f"sees: {', '.join(names[:10])}.",
-            path,
+            f"{name} {reads} and can't {sense.verb} the {what} in {link.path}. Send it to a model "
+            f"that {sense.verb}s: {', '.join(names[:10])}.",
+            link.path,
+        )
+    if senses(model):
+        raise UnsupportedParameter(
+            f"{name} {reads} and can't {sense.verb} the {what} in {link.path}, and neither can "
+            "another model here. Send the message without it.",
+            link.path,
         )
 
 
-def has_projector(catalog: Catalog, name: str) -> bool:
-    """Whether a model may see. Reads folder listings; False for a model that there isn't."""
+def models_with(catalog: Catalog, sense: Sense) -> list[str]:
+    """Reads folder listings and headers."""
+    return [
+        name
+        for name, entry in catalog.entries.items()
+        if isinstance(entry, TextModelEntry)
+        and (path := entry.projector)
+        and sense in senses_of(path)
+    ]
+
+
+def may_read(catalog: Catalog, name: str) -> bool:
+    """Whether a model may see or hear. Reads folder listings; False for a model that there
+    isn't."""
     try:
         _, entry = catalog.resolve(name)
     except ModelNotFound:
         return False
     return isinstance(entry, TextModelEntry) and entry.projector is not None
-
-
-def seeing_models(catalog: Catalog) -> list[str]:
-    """Reads folder listings."""
-    return [
-        name
-        for name, entry in catalog.entries.items()
-        if isinstance(entry, TextModelEntry) and entry.projector
-    ]

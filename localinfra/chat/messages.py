@@ -22,8 +22,9 @@ MAX_CALLS = 1024  # per message
 MAX_LEVELS = 256  # of a call's parsed arguments: code that walks them recurses as deep
 TypeName = Annotated[str, Meta(max_length=100)]
 
-# The types of parts that hold a picture, of all APIs.
+# The types of parts that hold a picture or a sound, of all APIs; `audio_url` is vLLM's.
 PICTURE_TYPES = frozenset({"image_url", "input_image", "image"})
+SOUND_TYPES = frozenset({"input_audio", "audio_url"})
 
 TEXTS_LOOKED_AT = 10_000  # to estimate the size of a conversation
 CHARACTERS_OF_MARKS = 10  # around a message
@@ -50,9 +51,20 @@ class ImageUrl(msgspec.Struct, frozen=True):
     detail: TypeName | None = None  # low: a smaller picture, which takes fewer tokens
 
 
+class InputAudio(msgspec.Struct, frozen=True):
+    """A sound for models that hear."""
+
+    data: str = ""  # a file in base64, or as a data URL
+    format: TypeName | None = None  # wav or mp3; what counts is the file itself
+
+
+class AudioUrl(msgspec.Struct, frozen=True):
+    url: str = ""  # a data URL
+
+
 class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a content list. Only text, pictures, and an assistant's reasoning and `refusal`,
-    can be honoured."""
+    """One part of a content list. Only text, pictures, sounds, and an assistant's reasoning and
+    `refusal`, can be honoured."""
 
     type: TypeName
     text: str | UnsetType | None = UNSET
@@ -60,6 +72,8 @@ class ContentPart(msgspec.Struct, frozen=True):
     thinking: Any = None  # text, or blocks of it
     image_url: str | ImageUrl | UnsetType | None = UNSET  # in image_url and input_image
     detail: TypeName | None = None  # in input_image
+    input_audio: InputAudio | UnsetType | None = UNSET
+    audio_url: str | AudioUrl | UnsetType | None = UNSET
 
     def field(self, role: "Role") -> Literal["text", "refusal"] | None:
         """The field that holds text for the model, or None if no field does."""
@@ -81,9 +95,20 @@ class ContentPart(msgspec.Struct, frozen=True):
         found = self.image_url
         return ImageUrl(found, self.detail) if isinstance(found, str) else found
 
+    @property
+    def sound(self) -> str | None:
+        """In base64, or as a data URL."""
+        if self.type not in SOUND_TYPES:
+            return None
+        if self.input_audio:
+            return self.input_audio.data
+        found = self.audio_url
+        return found.url if isinstance(found, AudioUrl) else found or None
+
 
 class PictureMark(ContentPart, frozen=True):
-    """The place of a picture that the model sees: `text` stands for it until the prompt is made."""
+    """The place of a picture or a sound that the model reads: `text` stands for it until the prompt
+    is made."""
 
 
 def thought_in(value: object, levels: int = MAX_THOUGHT_LEVELS) -> str:
@@ -219,7 +244,7 @@ def size_of(messages: Sequence[Message]) -> int:
 
 def left_out(messages: Sequence[Message]) -> list[str]:
     """Paths of parts that the model can't read but can do without: calls of unknown kinds, and
-    images outside of the user's last message."""
+    images and sounds outside of the user's last message."""
     paths: list[str] = []
     asked = last_of_user(messages)
     for at, message in enumerate(messages):

@@ -24,6 +24,7 @@ from localinfra.children import module_command
 from localinfra.cli.doctor_settings import check_models, check_sharing, look_at_weights, part_of
 from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ImageOutlook, look_at_images
+from localinfra.cli.projectors import check_projectors
 from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError
 from localinfra.install import HAS_SCRIPTS, pinned, pip, rebuild
@@ -255,7 +256,7 @@ def with_settings(seen: Surroundings, path: Path | None) -> Surroundings:
         lines = str(error).splitlines()
         return replace(seen, models=tuple(Finding("problem", line) for line in lines))
     decided, put_off = look_at_weights(entries)
-    models = [*check_models(settings.path, entries)]
+    models = [*check_models(settings.path, entries), *check_projectors(entries)]
     if isinstance(seen.llama, LlamaBuild):  # else loading it here may end this process
         models += check_sharing(entries)
     return replace(

@@ -8,13 +8,13 @@ import click
 
 from localinfra.cli.completion import complete_models
 from localinfra.cli.memory import fit, sharing, size, weights_fit
+from localinfra.cli.projectors import rows_of_senses
 from localinfra.config import settings as config_file
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
 from localinfra.models import catalog, files
 from localinfra.models.entries import ModelEntry, TextModelEntry
-from localinfra.models.gguf.projector import kind_of_projector
-from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header, read_projector
+from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header
 from localinfra.models.histories import history_of
 from localinfra.models.sampling import SamplingSettings, recommended_in
 
@@ -87,7 +87,7 @@ def rows_of_header(entry: ModelEntry, header: GgufHeader) -> Iterator[Row]:
         if words := sharing(entry, header):
             yield "prefixes", words
         yield from rows_of_mtp(entry, header)
-        yield from rows_of_vision(entry, header)
+        yield from rows_of_senses(entry, header)
         yield from rows_of_chat(entry, header)
 
 
@@ -99,19 +99,6 @@ def rows_of_mtp(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:
         yield "drafts", mtp_problem(header) or "by its own MTP layer"
     elif not mtp_problem(header):
         yield "drafts", "not by its own MTP layer: for that, set mtp = true"
-
-
-def rows_of_vision(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:
-    """Whether it sees, where it has a projector or could have."""
-    if entry.mmproj and entry.vision and entry.projector is None:
-        yield "vision", f"not yet: {entry.mmproj.remedy('it', 'mmproj')}"
-    elif path := entry.projector:
-        try:
-            kind = kind_of_projector(read_projector(path, header))
-        except BadGguf as error:
-            yield "vision", f"no: {error}"
-        else:
-            yield "vision", f"by {path.name} ({kind}, {size(bytes_of(path))})"
 
 
 def rows_of_chat(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:

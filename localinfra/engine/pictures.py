@@ -1,5 +1,6 @@
-"""Pictures in a prompt: rows that a model reads in the place of tokens. Pure: what makes them is in
-`llama/`, and `runs.py` knows how they stand in lists of tokens.
+"""Pictures in a prompt: rows that a model reads in the place of tokens. To the engine, a piece of a
+sound is a picture too. Pure: what makes them is in `llama/`, and `runs.py` knows how they stand in
+lists of tokens.
 """
 
 import functools
@@ -16,7 +17,7 @@ from localinfra.errors import EngineFailed
 
 
 class Picture(msgspec.Struct, frozen=True, eq=False, dict=True):
-    """Rows of one picture, as a projector gives them.
+    """Rows of one picture or sound, as a projector gives them.
 
     Raises EngineFailed if they are not numbers that a model can read: the projector's fault.
     """
@@ -25,6 +26,7 @@ class Picture(msgspec.Struct, frozen=True, eq=False, dict=True):
     rows: NDArray[np.float32]  # [num_tokens, width], contiguous
     grid: tuple[int, int] | None = None  # height and width in tokens; None: one row after the other
     is_causal: bool = True  # False: its rows see each other, and are computed in one step
+    is_sound: bool = False  # for who counts
 
     def __post_init__(self) -> None:
         rows = self.rows

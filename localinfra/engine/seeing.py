@@ -12,7 +12,8 @@ def check_prompts(requests: list[GenerationRequest], backend: Backend) -> None:
         assert 0 < len(request.prompt) <= backend.context_length
         if request.pictures and request.params.score_prompt:
             raise InvalidRequest(
-                "A prompt with pictures gets no logprobs of its own: leave out echo.", "echo"
+                "A prompt with pictures or sounds gets no logprobs of its own: leave out echo.",
+                "echo",
             )
         end = 0
         for placed in request.pictures:

@@ -20,7 +20,6 @@ from localinfra.llama.library import ggml, llama_cpp
 COMMAND = module_command("localinfra.llama.peers")
 CONNECT_S = 5.0
 LIMIT_S = 60.0  # for what then hangs, and for a child on a busy machine
-KILLED = -9  # the exit status then, on POSIX
 RPC_OPTION = "-DGGML_RPC=on"
 
 
@@ -48,17 +47,17 @@ def ask(servers: Sequence[str]) -> list[PeerDevice]:
     check_compiled()
     for server in servers:
         check_reachable(server)
-    status, out, errors = result_of([*COMMAND, *servers], LIMIT_S)
-    if status:
-        said = errors.decode(errors="replace").strip().splitlines()
-        why = next((line for line in said if "RPC" in line), f"status {status}")
-        if status == KILLED:
+    ended = result_of([*COMMAND, *servers], LIMIT_S)
+    if ended.status:
+        said = ended.errors.decode(errors="replace").strip().splitlines()
+        why = next((line for line in said if "RPC" in line), f"status {ended.status}")
+        if ended.hung:
             why = f"no answer within {LIMIT_S:g} s"
         raise PeersUnusable(
             f"{', '.join(servers)}: llama.cpp can't use it ({why[-200:]}). It must be "
             "ggml-rpc-server of the same llama.cpp as here"
         )
-    return msgspec.json.decode(out.strip().rpartition(b"\n")[2], type=list[PeerDevice])
+    return msgspec.json.decode(ended.out.strip().rpartition(b"\n")[2], type=list[PeerDevice])
 
 
 def check_compiled() -> None:

@@ -1,4 +1,5 @@
-"""A projector (mmproj file) in memory: pictures → rows that its text model reads, by libmtmd.
+"""A projector (mmproj file) in memory: pictures and sounds → rows that its text model reads, by
+libmtmd.
 
 The file must have passed `models/gguf/projector.py` and a trial in a process of its own. Decodes
 nothing: what the rows mean for a context is in `engine/pictures.py`.
@@ -14,6 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from localinfra.footprint import Footprint
 from localinfra.llama import log
@@ -23,8 +25,12 @@ from localinfra.llama.model import LoadFailed, Model
 from localinfra.llama.openmp import release_threads, with_threads
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels
+from localinfra.sounds.samples import Samples
 
-TEXT, IMAGE = 0, 1  # enum mtmd_input_chunk_type
+TEXT, IMAGE, AUDIO = 0, 1, 2  # enum mtmd_input_chunk_type
+# mtmd-audio.cpp asserts on sounds shorter than two frames, and refuses some whose last piece is
+# (of 30 or 60 seconds). Silence to the next tenth of a second makes none of either.
+LEAST_PARTS, PARTS_PER_SECOND = 5, 10
 
 
 class ProjectorSettings(msgspec.Struct, frozen=True):
@@ -35,6 +41,7 @@ class ProjectorSettings(msgspec.Struct, frozen=True):
     # What follows the tiles of a picture is all of it, between words of its own or not; None: it
     # has no tiles, or they are not understood.
     has_own_words: bool | None = None
+    longest_sound_s: float = 0.0  # 0: it is not used to hear
 
 
 class Projector:
@@ -69,16 +76,19 @@ class Projector:
         self.footprint: Footprint = footprint_of(lines)
         self.width: int = llama_cpp.llama_model_n_embd_inp(model.pointer)
         self.sees = bool(self._library.mtmd_support_vision(self._pointer))
+        # samples per second of sounds; 0 if it doesn't hear
+        rate: int = self._library.mtmd_get_audio_sample_rate(self._pointer)
+        self.sample_rate = max(0, rate) if settings.longest_sound_s else 0
+        self.longest_sound_s = settings.longest_sound_s
         # Whether rows see only those before them.
         self.is_causal = not self._library.mtmd_decode_use_non_causal(self._pointer, None)
 
-    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]:
-        """What a picture of so many pixels becomes, without its content; if it is coarse, without
-        tiles. Raises EncodingFailed."""
+    def sizes(self, content: Pixels | Samples) -> list[PartSize]:
+        """What a picture or a sound becomes, by its size alone. Of a sound this takes a millisecond
+        for each of its seconds. Raises EncodingFailed."""
         lib = self._library
         with ExitStack() as held:
-            chunks = self._chunks(held, width, height, None)
-            chunks = self._whole(chunks) if is_coarse else chunks
+            chunks = self._chunks(held, content, is_read=False)
             return [
                 PartSize(
                     lib.mtmd_input_chunk_get_n_tokens(chunk),
@@ -89,17 +99,15 @@ class Projector:
 
     def read(
         self,
-        pixels: Pixels,
+        content: Pixels | Samples,
         check: Callable[[], None],
         has_company: Callable[[], bool] = lambda: False,
     ) -> tuple[PicturePart, ...]:
-        """Encodes a picture, which takes from milliseconds to minutes; `check` is called between
-        its parts and may raise to end it, and `has_company` says whether other work runs, which
-        some threads are left to. Raises EncodingFailed."""
+        """Encodes a picture or a sound, which takes from milliseconds to minutes; `check` is called
+        between its parts and may raise to end it, and `has_company` says whether other work runs,
+        which some threads are left to. Raises EncodingFailed."""
         with ExitStack() as held:
-            data = (ctypes.c_uint8 * len(pixels.data)).from_buffer_copy(pixels.data)
-            chunks = self._chunks(held, pixels.width, pixels.height, data)
-            chunks = self._whole(chunks) if pixels.is_coarse else chunks
+            chunks = self._chunks(held, content, is_read=True)
             try:
                 return tuple(self._parts(chunks, check, has_company))
             finally:
@@ -110,10 +118,10 @@ class Projector:
             self._library.mtmd_free(self._pointer)
             self._pointer = None
 
-    def _chunks(self, held: ExitStack, width: int, height: int, data: Any) -> list[Any]:
-        """A picture between no texts → pointers that live as long as `held`."""
+    def _chunks(self, held: ExitStack, content: Pixels | Samples, *, is_read: bool) -> list[Any]:
+        """A picture or a sound between no texts → pointers that live as long as `held`."""
         lib = self._library
-        bitmap = lib.mtmd_bitmap_init(width, height, data)
+        bitmap = _bitmap(lib, content, is_read=is_read)
         held.callback(lib.mtmd_bitmap_free, bitmap)
         chunks = lib.mtmd_input_chunks_init()
         held.callback(lib.mtmd_input_chunks_free, chunks)
@@ -121,7 +129,7 @@ class Projector:
         part.bitmap = bitmap
         parts = (ctypes.POINTER(lib.mtmd_input_part) * 1)(ctypes.pointer(part))
         if lib.mtmd_tokenize_from_parts(self._pointer, chunks, parts, 1, False):
-            raise EncodingFailed(log.recent_errors() or "llama.cpp can't prepare the picture")
+            raise EncodingFailed(log.recent_errors() or "llama.cpp can't prepare it")
         count = lib.mtmd_input_chunks_size(chunks)
         found = [lib.mtmd_input_chunks_get(chunks, at) for at in range(count)]
         # It looks some of its words up, and takes what it has not found for a token, -1.
@@ -160,7 +168,7 @@ class Projector:
             check()
             threads = self._settings.threads - self._settings.spared * has_company()
             if with_threads(threads, partial(lib.mtmd_encode_chunk, self._pointer, chunk)):
-                raise EncodingFailed(log.recent_errors() or "llama.cpp can't encode the picture")
+                raise EncodingFailed(log.recent_errors() or "llama.cpp can't encode it")
             found = np.ctypeslib.as_array(
                 lib.mtmd_get_output_embd(self._pointer), (count, self.width)
             )
@@ -168,10 +176,29 @@ class Projector:
 
     def _grid(self, chunk: Any) -> tuple[int, int] | None:
         lib = self._library
-        if not lib.mtmd_decode_use_mrope(self._pointer):
+        is_sound = lib.mtmd_input_chunk_get_type(chunk) == AUDIO
+        if is_sound or not lib.mtmd_decode_use_mrope(self._pointer):
             return None
         image = lib.mtmd_input_chunk_get_tokens_image(chunk)
         last = lib.mtmd_input_chunk_get_n_tokens(chunk) - 1
         if lib.mtmd_image_tokens_get_decoder_pos(image, 0, last).t:  # a tile, counted like text
             return None
         return lib.mtmd_image_tokens_get_ny(image), lib.mtmd_image_tokens_get_nx(image)
+
+
+def _bitmap(lib: Any, content: Pixels | Samples, *, is_read: bool) -> Any:
+    """The library's copy; without data if it is not to be read."""
+    if isinstance(content, Pixels):
+        size = len(content.data)
+        data = (ctypes.c_uint8 * size).from_buffer_copy(content.data) if is_read else None
+        return lib.mtmd_bitmap_init(content.width, content.height, data)
+    samples = padded(content)
+    pointer = samples.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) if is_read else None
+    return lib.mtmd_bitmap_init_from_audio(len(samples), pointer)
+
+
+def padded(sound: Samples) -> NDArray[np.float32]:
+    """Its samples in whole tenths of a second, with silence at the end."""
+    part = sound.rate // PARTS_PER_SECOND
+    count = max(LEAST_PARTS, -(-len(sound.data) // part))
+    return np.pad(sound.data, (0, count * part - len(sound.data)))

@@ -165,10 +165,10 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     mtp: bool = False
     # while a prompt is read, aim for steps of at most this many times the usual step of the streams
     max_gap_ratio: Annotated[float, Meta(ge=1.5, le=1000)] = ENGINE.max_gap_ratio
-    # its projector, a GGUF file that turns pictures into what the model reads; default: the mmproj
-    # file that came with the model, if there is one
+    # its projector, a GGUF file that turns pictures and sounds into what the model reads; default:
+    # the mmproj file that came with the model, if there is one
     mmproj: Source | None = None
-    vision: bool = True  # read pictures, if the model has a projector
+    vision: bool = True  # read pictures and sounds, if the model has a projector
     # the most tokens of one picture, where the projector takes pictures of any size; default: its
     # own limit, as large as 4096
     max_image_tokens: Annotated[int, Meta(ge=16, le=16_384)] | None = None

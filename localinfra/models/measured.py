@@ -70,6 +70,16 @@ class Records(Generic[T]):
             for file in kept[:-MOST_KEPT]:
                 file.unlink()
 
+    def all(self) -> Iterator[T]:
+        for file in sorted(machine.cache_folder(self._folder).glob("*.json")):
+            if (found := self.find(file.stem)) is not None:
+                yield found
+
+    def clear(self) -> None:
+        for file in machine.cache_folder(self._folder).glob("*.json"):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
     def place(self, name: str) -> Path:
         return machine.cache_folder(self._folder) / f"{name}.json"
 

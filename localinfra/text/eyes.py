@@ -1,4 +1,5 @@
-"""How a model sees: picture files → what stands for them in a prompt, each picture encoded once.
+"""How a model sees and hears: files of pictures and sounds → what stands for them in a prompt, each
+encoded once. What is said of pictures here holds for sounds too.
 
 Decoding and encoding run in threads of their own, while the engine goes on with its steps. Knows
 nothing of messages, and not how the engine reads the rows.
@@ -10,44 +11,55 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from localinfra.engine.pictures import Picture
-from localinfra.errors import InvalidRequest, ModelUnavailable
+from localinfra.errors import EngineFailed, InvalidRequest, ModelUnavailable
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.journal import Mark, StepKind
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels, read_pixels
+from localinfra.sounds.samples import Samples, read_samples
+from localinfra.watchdog import Pulse
 
 # Encoded pictures that are kept, for the next turns of their conversations: ten of 1,024 tokens of
 # 4,096 numbers take 160 MiB.
 KEPT_BYTES = 256 << 20
 PIXEL_BYTES = 128 << 20  # of the picture that is encoded, and of the one that is read meanwhile
+SAMPLE_BYTES = 512 << 20  # of the longest sound, its spectrum, and copies of both
 DECODING_THREADS = 2
 LARGE_BYTES = 1 << 20  # of a file that takes a millisecond to hash
 MAX_DIGESTS = 10_000  # of files whose pixels are known, 64 bytes each
 
 
+T = TypeVar("T")
+Content = Pixels | Samples
+
+
 class PictureEncoder(Protocol):
     """`llama.projector.Projector`, and a fake in the tests. `read` in one thread at a time."""
 
-    is_causal: bool
+    sees: bool
+    is_causal: bool  # of pictures
+    sample_rate: int  # of sounds that it hears; 0: it doesn't
+    longest_sound_s: float
 
-    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]: ...
+    def sizes(self, content: Content) -> list[PartSize]: ...
 
     def read(
-        self, pixels: Pixels, check: Callable[[], None], has_company: Callable[[], bool]
+        self, content: Content, check: Callable[[], None], has_company: Callable[[], bool]
     ) -> tuple[PicturePart, ...]: ...
 
     def close(self) -> None: ...
 
 
 class SeenPicture(msgspec.Struct, frozen=True):
-    """A picture as the model reads it."""
+    """A picture or a sound as the model reads it."""
 
-    digest: bytes  # of its pixels
+    digest: bytes  # of its pixels or samples
     parts: tuple[list[int] | Picture, ...]  # text tokens around rows: it may be several tiles
 
     @property
@@ -108,6 +120,30 @@ class Eyes:
         self._digests: OrderedDict[PictureKey, bytes] = OrderedDict()
         self._reading, self._counting = threading.Lock(), threading.Lock()  # use of the encoder
         self._is_closed = False
+        self._given_up = ""  # why
+        self._pulse = Pulse()  # written by the encoder's thread
+        self._works: set[asyncio.Task[Any]] = set()  # that wait for that thread
+
+    @property
+    def pulse(self) -> Pulse:
+        """The progress of the thread that encodes: it makes some with each tile of a picture, and
+        each 30 seconds of a sound."""
+        return self._pulse
+
+    def abandon(self, reason: str) -> None:
+        """Gives up a thread that hangs: fails all requests that wait for it."""
+        self._given_up = reason
+        self._is_closed = True
+        for work in self._works:
+            work.cancel()
+
+    @property
+    def sees(self) -> bool:
+        return self._encoder.sees
+
+    @property
+    def hears(self) -> bool:
+        return self._encoder.sample_rate > 0
 
     @property
     def is_busy(self) -> bool:
@@ -134,31 +170,57 @@ class Eyes:
         Raises InvalidRequest for a file that can't be read, or a picture that takes more; QueueFull
         and ModelUnavailable.
         """
+        read = partial(decoded, data, param, max_side)
+        return await self._sensed(data, f"picture {max_side or 0}", read, room, param, client)
+
+    async def hear(self, data: bytes, room: int, param: str, *, client: str = "") -> SeenPicture:
+        """A sound's file → what the model reads. Raises the same as `see`."""
+        rate, longest_s = self._encoder.sample_rate, self._encoder.longest_sound_s
+        read = partial(heard, data, param, rate, longest_s)
+        return await self._sensed(data, "sound", read, room, param, client)
+
+    async def _sensed(
+        self,
+        data: bytes,
+        made: str,
+        read: Callable[[], tuple[bytes, Content]],
+        room: int,
+        param: str,
+        client: str,
+    ) -> SeenPicture:
+        """`made`: what `read` makes of the file, by its digest."""
         if len(data) > LARGE_BYTES:
-            name = await self._decoding.run(named, data, max_side)
+            name = await self._decode(partial(named, data, made))
         else:
-            name = named(data, max_side)
+            name = named(data, made)
         owner = "" if self._is_shared else client
         seen = self._kept.get(PictureKey(owner, self._digests.get(PictureKey(owner, name), b"")))
         if seen is None:
-            digest, pixels = await self._decoding.run(
-                decoded, data, param, max_side, size=len(data)
-            )
+            digest, content = await self._decode(read, size=len(data))
             self._remember(PictureKey(owner, name), digest)
             wanted = PictureKey(owner, digest)
-            seen = self._kept.get(wanted) or await self._shared(wanted, pixels, room, param)
+            seen = self._kept.get(wanted) or await self._shared(wanted, content, room, param)
         if seen.num_tokens > room:
             raise too_large(param, seen.num_tokens, room)
         return seen
 
+    async def _decode(self, work: Callable[[], T], size: int = 0) -> T:
+        try:
+            return await self._decoding.run(work, size=size)
+        except RuntimeError:
+            if self._is_closed:
+                raise self._gone() from None
+            raise
+
     async def _shared(
-        self, wanted: PictureKey, pixels: Pixels, room: int, param: str
+        self, wanted: PictureKey, content: Content, room: int, param: str
     ) -> SeenPicture:
         """The picture, encoded once for all of its owner's requests at the same time."""
+        if wanted not in self._running:
+            await self._check_size(content, room, param)
         running = self._running.get(wanted)
         if running is None:
-            self._check_size(pixels, room, param)
-            task = asyncio.create_task(self._encode(wanted, pixels))
+            task = asyncio.create_task(self._encode(wanted, content))
             running = self._running[wanted] = Encoding(task)
             task.add_done_callback(lambda _: self._running.pop(wanted, None))
         running.num_waiting += 1
@@ -172,53 +234,77 @@ class Eyes:
                 self._running.pop(wanted, None)  # who comes now starts anew
                 running.task.cancel()
 
-    def _check_size(self, pixels: Pixels, room: int, param: str) -> None:
+    async def _check_size(self, content: Content, room: int, param: str) -> None:
         """Refuses what won't fit before it is encoded."""
         try:
-            with self._counting:
-                if self._is_closed:
-                    raise self._gone()
-                size = pixels.width, pixels.height
-                sizes = self._encoder.sizes(*size, is_coarse=pixels.is_coarse)
+            if isinstance(content, Samples):  # takes up to seconds
+                sizes = await self._in_turn(self._encoder.sizes, content)
+            else:
+                with self._counting:
+                    if self._is_closed:
+                        raise self._gone()
+                    sizes = self._encoder.sizes(content)
         except EncodingFailed as error:
             raise self._unreadable(error, param) from None
         if (num_tokens := sum(part.num_tokens for part in sizes)) > room:
             raise too_large(param, num_tokens, room)
 
-    async def _encode(self, wanted: PictureKey, pixels: Pixels) -> SeenPicture:
+    async def _encode(self, wanted: PictureKey, content: Content) -> SeenPicture:
         """Raises EncodingFailed, QueueFull and ModelUnavailable."""
-        size, digest = pixels.width * pixels.height, wanted.digest
-        try:
-            parts = await self._encoding.run(self._read, pixels, size=size)
-        except RuntimeError:
-            if self._is_closed:  # while it waited for its turn
-                raise self._gone() from None
-            raise
+        digest = wanted.digest
+        is_sound = isinstance(content, Samples)
         seen = SeenPicture(
             digest,
             tuple(
-                part.tokens if part.rows is None else self._picture(digest, at, part)
-                for at, part in enumerate(parts)
+                part.tokens if part.rows is None else self._picture(digest, at, part, is_sound)
+                for at, part in enumerate(await self._in_turn(self._read, content))
             ),
         )
         self._kept.put(wanted, seen)
         return seen
 
-    def _picture(self, digest: bytes, at: int, part: PicturePart) -> Picture:
+    def _read(self, content: Content) -> tuple[PicturePart, ...]:
+        return self._encoder.read(content, self._check, self._has_company)
+
+    def _picture(self, digest: bytes, at: int, part: PicturePart, is_sound: bool) -> Picture:
         assert part.rows is not None
         own = hashlib.sha256(digest + self._identity + struct.pack("<I", at)).digest()
-        return Picture(own, part.rows, part.grid, self._encoder.is_causal)
+        is_causal = is_sound or self._encoder.is_causal
+        return Picture(own, part.rows, part.grid, is_causal, is_sound)
 
-    def _read(self, pixels: Pixels) -> tuple[PicturePart, ...]:
+    async def _in_turn(self, work_of: Callable[[Content], T], content: Content) -> T:
+        """The result of the encoder's work, in its thread."""
+        if isinstance(content, Samples):
+            size = len(content.data)
+        else:
+            size = content.width * content.height
+        in_thread = self._encoding.run(self._at_work, work_of, content, size=size)
+        work: asyncio.Task[T] = asyncio.create_task(in_thread)
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._given_up:
+                raise EngineFailed(f"The projector was given up: {self._given_up}.") from None
+            raise
+        except RuntimeError:
+            if self._is_closed:  # while it waited for its turn
+                raise self._gone() from None
+            raise
+
+    def _at_work(self, work: Callable[[Content], T], content: Content) -> T:
         try:
             with self._reading, self._mark_of().beside(StepKind.SEE):
                 self._check()
-                return self._encoder.read(pixels, self._check, self._has_company)
+                return work(content)
         finally:
+            self._pulse = self._pulse.idle()
             if self._is_closed:  # `close` may not have waited for it
                 self._free()
 
     def _check(self) -> None:
+        self._pulse = self._pulse.computing()
         stop_if_abandoned()
         if self._is_closed:
             raise self._gone()
@@ -228,7 +314,9 @@ class Eyes:
 
     def _unreadable(self, error: EncodingFailed, param: str) -> InvalidRequest:
         return InvalidRequest(
-            f"{self._name} can't read {param} ({error}): send a picture of another size.", param
+            f"{self._name} can't read {param} ({error}): send a picture of another size, or a "
+            "sound of another length.",
+            param,
         )
 
     def _remember(self, name: PictureKey, digest: bytes) -> None:
@@ -277,9 +365,9 @@ class KeptPictures:
             self._num_bytes -= oldest.num_bytes
 
 
-def named(data: bytes, max_side: int | None) -> bytes:
+def named(data: bytes, made: str) -> bytes:
     """A digest of a file and of what is made of it."""
-    return hashlib.sha256(struct.pack("<I", max_side or 0) + data).digest()
+    return hashlib.sha256(made.encode() + b"\0" + data).digest()
 
 
 def decoded(data: bytes, param: str, max_side: int | None) -> tuple[bytes, Pixels]:
@@ -288,9 +376,16 @@ def decoded(data: bytes, param: str, max_side: int | None) -> tuple[bytes, Pixel
     return pixels.digest, pixels
 
 
+def heard(data: bytes, param: str, rate: int, longest_s: float) -> tuple[bytes, Samples]:
+    """A file's samples after their digest."""
+    samples = read_samples(data, param, rate, longest_s)
+    return samples.digest, samples
+
+
 def too_large(param: str, num_tokens: int, room: int) -> InvalidRequest:
     return InvalidRequest(
         f"{param} takes {num_tokens} tokens, and the context has room for {room} more: send a "
-        "smaller picture or fewer of them, or raise context_length for this model in models.toml.",
+        "smaller picture, a shorter sound or fewer of them, or raise context_length for this model "
+        "in models.toml.",
         param,
     )

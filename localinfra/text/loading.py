@@ -185,8 +185,9 @@ def plan_with_projector(
     projector = plan_projector(name, entry, header, room)
     if projector is None:
         return plan_with_draft(name, entry, path, header, room)
-    from localinfra.text.eyes import KEPT_BYTES, PIXEL_BYTES
+    from localinfra.text.eyes import KEPT_BYTES, PIXEL_BYTES, SAMPLE_BYTES
 
+    of_sounds = SAMPLE_BYTES if projector.longest_sound_s else 0
     free = free_memory() if entry.gpu_layers != 0 else {}
     free[CPU] = machine.available_memory() or 0
     room = {device: room.get(device, size) for device, size in free.items()}
@@ -195,7 +196,7 @@ def plan_with_projector(
     return msgspec.structs.replace(
         plan,
         expected=total((plan.expected, projector.expected)),
-        working=Footprint({CPU: KEPT_BYTES + PIXEL_BYTES}),
+        working=Footprint({CPU: KEPT_BYTES + max(PIXEL_BYTES, of_sounds)}),
         projector=projector,
     )
 

@@ -23,6 +23,7 @@ from localinfra.text.prompts import Prompts
 from localinfra.text.request import TextRequest
 from localinfra.text.templates import ModelTemplates
 from localinfra.text.vocabulary import Vocabulary, spelled, text_of
+from localinfra.watchdog import Pulse
 
 
 class TextModel:
@@ -80,6 +81,14 @@ class TextModel:
         num_choices = self.worker.num_waiting + self.stats.num_running
         is_looking = self.eyes is not None and self.eyes.is_busy
         return num_choices > 0 or self.prompts.is_busy or self.grammars.is_busy or is_looking
+
+    @property
+    def encoder_pulse(self) -> Pulse:
+        return self.eyes.pulse if self.eyes else Pulse()
+
+    def abandon_encoder(self, reason: str) -> None:
+        if self.eyes:
+            self.eyes.abandon(reason)
 
     def close(self) -> None:
         if self.eyes:

@@ -1,4 +1,5 @@
-"""The projector with which a text model sees: how it is found, tried, planned and loaded beside it.
+"""The projector with which a text model sees or hears: how it is found, tried, planned and loaded
+beside it.
 
 Knows nothing of pictures or of how prompts hold them.
 """
@@ -18,6 +19,7 @@ from localinfra.llama.openmp import CAN_LIMIT
 from localinfra.llama.projector_trial import TrialFailed, TrialRequest, TrialResult, tried
 from localinfra.models import measured
 from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.hearing import hears, longest_seconds
 from localinfra.models.gguf.projector import (
     WITH_WHOLE_LAST,
     kind_of_projector,
@@ -26,6 +28,7 @@ from localinfra.models.gguf.projector import (
 )
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_projector
 from localinfra.models.sources import locate
+from localinfra.models.trials import crash_of, note_crash
 
 if TYPE_CHECKING:
     from localinfra.llama.projector import Projector
@@ -43,6 +46,7 @@ class ProjectorPlan(msgspec.Struct, frozen=True):
     expected: Footprint
     identity: str  # of its file, settings and device
     has_own_words: bool | None = None  # what follows the tiles of a picture
+    longest_sound_s: float = 0.0  # 0: it doesn't hear
 
     @property
     def shape(self) -> object:
@@ -64,7 +68,8 @@ def plan_projector(
         return None
     try:
         header = read_projector(path, model)
-        trial = trial_of(entry, path, Path(model.path))
+        longest_s = longest_seconds(header) if hears(header) else 0.0
+        trial = trial_of(entry, path, Path(model.path), longest_s)
         check_batch(header, trial)
     except (BadGguf, TrialFailed) as error:
         problem = str(error) if isinstance(error, BadGguf) else f"{path} {error}"
@@ -81,19 +86,31 @@ def plan_projector(
     expected = Footprint({gpu if gpu and use_gpu else CPU: num_bytes})
     own = measured.digest(measured.state_of(path), entry.max_image_tokens, use_gpu)
     tiles = WITH_WHOLE_LAST.get(kind_of_projector(header))
-    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected, own, tiles)
+    longest_s = longest_s if trial.hears else 0.0
+    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected, own, tiles, longest_s)
 
 
-def trial_of(entry: TextModelEntry, path: Path, model: Path) -> TrialResult:
+def trial_of(
+    entry: TextModelEntry, path: Path, model: Path, longest_sound_s: float = 0.0
+) -> TrialResult:
     """Of this projector with this model and llama.cpp, from an earlier load if there was one.
-    Raises TrialFailed."""
+    Raises TrialFailed, at once if it has crashed before."""
     states = measured.state_of(path), measured.state_of(model)
     facts = (*states, machine.llama_build(), machine.cpu(), entry.max_image_tokens)
-    name = measured.digest(facts)
+    name = measured.digest(facts, longest_sound_s)
     if known := trials.find(name):
         return known
-    request = TrialRequest(str(model), str(path), threads(entry)[0], entry.max_image_tokens)
-    result = tried(request)
+    request = TrialRequest(
+        str(model), str(path), threads(entry)[0], entry.max_image_tokens, longest_sound_s
+    )
+    if crash := crash_of(name, [path, model]):
+        raise TrialFailed(f"{crash}; `localinfra reload` has it tried again", is_crash=True)
+    try:
+        result = tried(request)
+    except TrialFailed as error:
+        if error.is_crash:
+            note_crash(name, [path, model], str(error))
+        raise
     trials.keep(name, result)
     return result
 
@@ -121,7 +138,12 @@ def load_projector(
 
     own, spared = threads(entry)
     settings = ProjectorSettings(
-        own, spared, planned.use_gpu, entry.max_image_tokens, planned.has_own_words
+        threads=own,
+        spared=spared,
+        use_gpu=planned.use_gpu,
+        max_tokens=entry.max_image_tokens,
+        has_own_words=planned.has_own_words,
+        longest_sound_s=planned.longest_sound_s,
     )
     try:
         return Projector(planned.path, model, settings)

@@ -1,4 +1,5 @@
-"""Pictures in a conversation: marks stand for them in its texts until the prompt is made.
+"""Pictures and sounds in a conversation: marks stand for them in its texts until the prompt is
+made.
 
 A mark is a word that nobody can guess, so no text can show a picture, or hide one. It is replaced
 after the template has run: what models expect around a picture comes from its projector.
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from localinfra.chat.messages import ImageUrl, Message, PictureMark
+from localinfra.chat.messages import ContentPart, ImageUrl, Message, PictureMark
+from localinfra.models.senses import Sense
+from localinfra.sounds.samples import is_sound_url
 
 if TYPE_CHECKING:
     from localinfra.engine.pictures import Placed  # imports numpy
@@ -19,31 +22,50 @@ if TYPE_CHECKING:
 
 
 class Link(NamedTuple):
-    """A picture that a client has sent, and where."""
+    """A picture or a sound that a client has sent, and where."""
 
     image: ImageUrl
     path: str
+    is_sound: bool = False
+
+    @property
+    def sense(self) -> Sense:
+        """What reads it."""
+        return Sense.HEARING if self.is_sound else Sense.SIGHT
 
 
 class ShownPictures(msgspec.Struct, frozen=True):
     """The pictures of a conversation, as the model reads them; marks are numbered by them."""
 
     word: str = ""  # that marks begin with
-    pictures: "Sequence[SeenPicture]" = ()
+    # None: one that stays as it is in the messages
+    pictures: "Sequence[SeenPicture | None]" = ()
+
+    @property
+    def unread(self) -> frozenset[int]:
+        return frozenset(at for at, seen in enumerate(self.pictures) if seen is None)
 
 
 NOTHING_SHOWN = ShownPictures()
 
 
 def links(messages: Sequence[Message]) -> list[Link]:
-    """The pictures in messages, but not those that assistants are said to have sent."""
+    """The pictures and sounds in messages, but not those that assistants are said to have sent."""
     return [
-        Link(part.picture, f"messages[{at}].content[{index}]")
+        link
         for at, message in enumerate(messages)
         if isinstance(message.content, list) and message.role != "assistant"
         for index, part in enumerate(message.content)
-        if part.picture is not None
+        if (link := link_of(part, f"messages[{at}].content[{index}]"))
     ]
+
+
+def link_of(part: ContentPart, path: str) -> Link | None:
+    """What a file is counts more than what its part is called: Ollama's clients send sounds among
+    `images`."""
+    if part.picture is not None:
+        return Link(part.picture, path, is_sound_url(part.picture.url))
+    return None if part.sound is None else Link(ImageUrl(part.sound), path, is_sound=True)
 
 
 def new_word() -> str:
@@ -54,16 +76,20 @@ def mark(word: str, number: int) -> str:
     return f"{word}{number}z"
 
 
-def marked(messages: Sequence[Message], word: str) -> list[Message]:
-    """The messages with a mark in the place of each of `links`."""
+def marked(
+    messages: Sequence[Message], word: str, unread: frozenset[int] = frozenset()
+) -> list[Message]:
+    """The messages with a mark in the place of each of `links`, but for those with the numbers
+    `unread`."""
     number = 0
     found = []
     for message in messages:
         if isinstance(message.content, list) and message.role != "assistant":
             parts = list(message.content)
             for index, part in enumerate(parts):
-                if part.picture is not None:
-                    parts[index] = PictureMark("text", mark(word, number))
+                if part.picture is not None or part.sound is not None:
+                    if number not in unread:
+                        parts[index] = PictureMark("text", mark(word, number))
                     number += 1
             message = msgspec.structs.replace(message, content=parts)
         found.append(message)
@@ -89,7 +115,9 @@ class PromptWithPictures:
         for found in self._marks.finditer(text):
             if found.start() > at or not self.ids:  # also an empty one, which may need a BOS token
                 yield text[at : found.start()]
-            self._show(self._shown.pictures[int(found[1])])
+            seen = self._shown.pictures[int(found[1])]
+            assert seen is not None, "it has no mark"
+            self._show(seen)
             at = found.end()
         if at < len(text):
             yield text[at:]

@@ -110,6 +110,7 @@ class Turn(msgspec.Struct, frozen=True):
     deltas: Deltas
     left_out: Sequence[str] = ()  # paths of requirements that are not enforced
     num_image_tokens: int = 0  # of the prompt's
+    num_audio_tokens: int = 0
 
     @property
     def num_prompt(self) -> int:
@@ -159,8 +160,10 @@ async def begin_turn(
             client=client,
         )
     )
-    num_image_tokens = sum(one.picture.num_tokens for one in pictures)
-    return Turn(ids, readers, deltas, compiled.left_out, num_image_tokens)
+    num_tokens = {False: 0, True: 0}  # by whether they are of a sound
+    for one in pictures:
+        num_tokens[one.picture.is_sound] += one.picture.num_tokens
+    return Turn(ids, readers, deltas, compiled.left_out, num_tokens[False], num_tokens[True])
 
 
 def pieces_in(delta: OutputDelta) -> list[Piece]:

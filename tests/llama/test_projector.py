@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from models.tiny_gguf import tiny_gemma3
+from models.tiny_gguf import F32, Value, tiny_gemma3
 from models.tiny_projectors import (
     tiny_gemma3_projector,
     tiny_qwen2vl_projector,
@@ -25,9 +25,11 @@ from localinfra.engine.request import SamplingParams
 from localinfra.errors import FilesAbsent, ModelUnavailable
 from localinfra.footprint import CPU
 from localinfra.journal import CrashJournal, StepKind
+from localinfra.llama.projector_trial import TrialRequest, TrialResult, tried
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
 from localinfra.picture_parts import PicturePart
+from localinfra.safeguard import Safeguard
 from localinfra.text.loading import load_text_model, text_plan
 from localinfra.text.model import TextModel
 from localinfra.text.request import TextParams
@@ -135,6 +137,44 @@ def test_a_trial_is_made_once_for_each_projector(
     assert text_plan("m", gemma, {}).projector
     with pytest.raises(TypeError):
         text_plan("m", msgspec.structs.replace(gemma, max_image_tokens=100), {})
+
+
+def test_a_trial_that_crashed_is_not_made_again_until_something_changes(
+    gemma: TextModelEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mmproj-m.gguf"
+    projector = tiny_gemma3_projector()
+    projector.metadata["clip.minicpmv_version"] = Value(F32, 1.0)  # llama.cpp asserts its type
+    projector.write(path)
+    named = msgspec.structs.replace(gemma, mmproj=PathSource(path))
+    trials: list[TrialRequest] = []
+
+    def counted(request: TrialRequest) -> TrialResult:
+        trials.append(request)
+        return tried(request)
+
+    monkeypatch.setattr("localinfra.text.projector.tried", counted)
+    for told in ("SIGABRT", "SIGABRT.*`localinfra reload` has it tried again"):
+        with pytest.raises(ModelUnavailable, match=told):
+            text_plan("m", named, {})
+    assert len(trials) == 1
+    Safeguard().forget()
+    with pytest.raises(ModelUnavailable, match="SIGABRT"):
+        text_plan("m", named, {})
+    assert len(trials) == 2
+    tiny_gemma3_projector().write(path)
+    assert text_plan("m", named, {}).projector and len(trials) == 3
+
+
+def test_a_trial_that_was_ended_from_outside_is_made_again(
+    gemma: TextModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = ["sh", "-c", "kill -9 $$"]
+    monkeypatch.setattr("localinfra.llama.projector_trial.COMMAND", killed)
+    assert text_plan("m", gemma, {}).projector is None
+    monkeypatch.undo()
+    monkeypatch.setenv("LOCALINFRA_CACHE", str(Path(str(gemma.source.find())).parent / "cache"))
+    assert text_plan("m", gemma, {}).projector
 
 
 def test_models_do_without_a_projector_that_only_lies_beside_them(

@@ -16,6 +16,7 @@ from models.tiny_hybrids import tiny_lfm2
 from models.tiny_projectors import (
     tiny_gemma3_projector,
     tiny_qwen2vl_projector,
+    tiny_ultravox,
 )
 from models.tiny_seeing import tiny_qwen2vl
 
@@ -122,7 +123,11 @@ def test_every_damaged_file_is_refused_or_harmless(
     assert {name: end for name, end in result.items() if end.startswith("crashed")} == {}
 
 
-PAIRS = ((tiny_gemma3, tiny_gemma3_projector), (tiny_qwen2vl, tiny_qwen2vl_projector))
+PAIRS = (
+    (tiny_gemma3, tiny_gemma3_projector),
+    (tiny_qwen2vl, tiny_qwen2vl_projector),
+    (tiny_llama, tiny_ultravox),
+)
 
 
 @pytest.mark.parametrize(("text_model", "make"), PAIRS)

@@ -8,21 +8,26 @@ import numpy as np
 import pytest
 from picture_files import file, plain, png_header
 from PIL import Image
+from sound_files import noise, wav
 
 from localinfra.engine.pictures import Picture
-from localinfra.errors import InvalidRequest, ModelUnavailable, QueueFull
+from localinfra.errors import EngineFailed, InvalidRequest, ModelUnavailable, QueueFull
 from localinfra.journal import CrashJournal, StepKind
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels
+from localinfra.sounds.samples import Samples
 from localinfra.text.eyes import Eyes
+from localinfra.watchdog import Phase
 
 ROOM = 100  # tokens
 
 
 class FakeEncoder:
-    """A row for each 10 x 10 pixels, between two tokens. `read` waits until it `may_read`."""
+    """A row for each 10 x 10 pixels, or each tenth of a second, between two tokens. `read` waits
+    until it `may_read`."""
 
-    is_causal = True
+    sees, is_causal = True, False
+    sample_rate, longest_sound_s = 16_000, 60.0
 
     def __init__(self) -> None:
         self.num_read = 0
@@ -30,22 +35,28 @@ class FakeEncoder:
         self.may_read.set()
         self.is_closed = False
 
-    def sizes(self, width: int, height: int, *, is_coarse: bool = False) -> list[PartSize]:
-        if width == 13:
+    def sizes(self, content: Pixels | Samples) -> list[PartSize]:
+        if isinstance(content, Samples):
+            count = round(10 * content.seconds)
+        elif content.width == 13:
             raise EncodingFailed("unlucky")
-        count = max(1, width * height // 100)
+        else:
+            count = max(1, content.width * content.height // 100)
         return [PartSize(1, False), PartSize(count, True), PartSize(1, False)]
 
     def read(
-        self, pixels: Pixels, check: Callable[[], None], has_company: Callable[[], bool]
+        self,
+        content: Pixels | Samples,
+        check: Callable[[], None],
+        has_company: Callable[[], bool],
     ) -> tuple[PicturePart, ...]:
         assert not self.is_closed
         self.num_read += 1
         self.is_reading.set()
         self.may_read.wait()
         check()
-        _, middle, _ = self.sizes(pixels.width, pixels.height)
-        rows = np.full((middle.num_tokens, 4), pixels.data[0], np.float32)
+        _, middle, _ = self.sizes(content)
+        rows = np.full((middle.num_tokens, 4), content.data[0], np.float32)
         return PicturePart([1]), PicturePart(rows=rows), PicturePart([2])
 
     def close(self) -> None:
@@ -69,7 +80,7 @@ async def test_a_picture_becomes_tokens_and_rows() -> None:
     seen = await eyes.see(file(plain(30, 20)), ROOM, "messages")
     before, middle, after = seen.parts
     assert (before, after, seen.num_tokens) == ([1], [2], 8)
-    assert isinstance(middle, Picture) and middle.rows.shape == (6, 4) and middle.is_causal
+    assert isinstance(middle, Picture) and middle.rows.shape == (6, 4) and not middle.is_causal
     assert middle.rows[0, 0] == 200
     assert not eyes.is_busy
 
@@ -137,9 +148,12 @@ async def test_clients_may_be_allowed_to_use_each_others() -> None:
 async def test_everyone_is_told_of_his_own_part_if_a_picture_can_not_be_read() -> None:
     class Failing(FakeEncoder):
         def read(
-            self, pixels: Pixels, check: Callable[[], None], has_company: Callable[[], bool]
+            self,
+            content: Pixels | Samples,
+            check: Callable[[], None],
+            has_company: Callable[[], bool],
         ) -> tuple[PicturePart, ...]:
-            super().read(pixels, check, has_company)
+            super().read(content, check, has_company)
             raise EncodingFailed("unlucky")
 
     encoder = Failing()
@@ -305,3 +319,70 @@ async def test_digests_differ_between_projectors() -> None:
     first, other, again = (one.parts[1] for one in seen)
     assert isinstance(first, Picture) and isinstance(other, Picture) and isinstance(again, Picture)
     assert first.tokens != other.tokens and first.tokens == again.tokens
+
+
+@run
+async def test_a_sound_becomes_rows_of_its_own_kind_once() -> None:
+    encoder = FakeEncoder()
+    eyes = Eyes("m", encoder, 8)
+    files = [wav(noise(0.7)), wav(noise(0.7)), wav(np.stack([noise(0.7)] * 2, 1))]
+    found = [await eyes.hear(data, ROOM, "messages") for data in files]
+    assert encoder.num_read == 1
+    (sound,) = (part for part in found[0].parts if isinstance(part, Picture))
+    assert sound.is_sound and sound.is_causal and sound.num_tokens == 7  # whatever pictures are
+    assert not eyes.is_busy
+    other = await eyes.hear(wav(noise(0.7, seed=1)), ROOM, "messages")
+    assert other.digest != found[0].digest and encoder.num_read == 2
+
+
+@run
+async def test_a_sound_without_room_is_refused_before_it_is_encoded() -> None:
+    encoder = FakeEncoder()
+    eyes = Eyes("m", encoder, 8)
+    with pytest.raises(InvalidRequest, match=r"takes 22 tokens, and the context has room for 9"):
+        await eyes.hear(wav(noise(2)), 9, "messages")
+    with pytest.raises(InvalidRequest, match=r"is 61\.0 seconds long; at most 60 are read"):
+        await eyes.hear(wav(noise(61)), 9, "messages")
+    heard = [eyes.hear(wav(noise(2)), room, "messages") for room in (ROOM, 9, ROOM)]
+    one, refused, other = await asyncio.gather(*heard, return_exceptions=True)
+    assert isinstance(refused, InvalidRequest) and one == other and encoder.num_read == 1
+
+
+@run
+async def test_pictures_are_measured_while_a_sound_is_encoded() -> None:
+    encoder = FakeEncoder()
+    encoder.may_read.clear()
+    eyes = Eyes("m", encoder, 8)
+    sound = asyncio.create_task(eyes.hear(wav(noise()), ROOM, "messages"))
+    await until(encoder.is_reading.is_set)
+    with pytest.raises(InvalidRequest, match="takes 102 tokens"):
+        await eyes.see(file(plain(100, 100)), ROOM, "messages")
+    sound.cancel()
+    encoder.may_read.set()
+    await until(lambda: not eyes.is_busy)
+
+
+@run
+async def test_each_tile_is_progress_and_a_projector_without_any_is_given_up() -> None:
+    encoder = FakeEncoder()
+    encoder.may_read.clear()
+    eyes = Eyes("m", encoder, 8)
+    assert eyes.pulse.phase is Phase.IDLE
+    first = asyncio.create_task(eyes.see(file(plain(30, 20)), ROOM, "messages"))
+    await until(encoder.is_reading.is_set)
+    begun = eyes.pulse
+    assert begun.phase is Phase.COMPUTING
+    waiting = [asyncio.create_task(eyes.hear(wav(noise()), ROOM, "messages"))]
+    waiting.append(asyncio.create_task(eyes.see(file(plain(20, 20)), ROOM, "messages")))
+    await until(lambda: eyes.num_waiting == 2)
+    eyes.abandon("it made no step for 600 s")
+    for task in (first, *waiting):
+        with pytest.raises(EngineFailed, match="projector was given up: it made no step"):
+            await task
+    eyes.close()
+    assert not encoder.is_closed  # its thread may still use it
+    with pytest.raises(ModelUnavailable, match="just been unloaded"):
+        await eyes.see(file(plain(10, 20)), ROOM, "messages")
+    encoder.may_read.set()  # it goes on at last
+    await until(lambda: encoder.is_closed)
+    assert eyes.pulse.phase is Phase.IDLE and eyes.pulse.num > begun.num

@@ -37,6 +37,7 @@ def expected_tokens(num_bytes: int, body: msgspec.Struct, num_data: int = 0) -> 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int  # of the prompt, found in the prefix cache
     image_tokens: int | UnsetType = UNSET  # of the prompt, in place of pictures
+    audio_tokens: int | UnsetType = UNSET  # in place of sounds
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -145,9 +146,10 @@ class UsageMeter:
         prompt_lengths: list[int],
         num_choices: int,
         num_image_tokens: int = 0,
+        num_audio_tokens: int = 0,
     ):
-        """`num_image_tokens`: of the prompts' tokens."""
-        self._num_image_tokens = num_image_tokens
+        """`num_image_tokens` and `num_audio_tokens`: of the prompts' tokens."""
+        self._num_image_tokens, self._num_audio_tokens = num_image_tokens, num_audio_tokens
         self._charge = charge
         self._prompt_lengths = prompt_lengths
         self._num_choices = num_choices
@@ -186,6 +188,8 @@ class UsageMeter:
             total_tokens=num_prompt + completion,
             estimated_cost=dollars(self._charge.price.of(num_prompt, completion)),
             prompt_tokens_details=PromptTokensDetails(
-                sum(self._cached.values()), self._num_image_tokens or UNSET
+                sum(self._cached.values()),
+                self._num_image_tokens or UNSET,
+                self._num_audio_tokens or UNSET,
             ),
         )

@@ -25,9 +25,11 @@ from localinfra.models.entries import (
     TextModelEntry,
 )
 from localinfra.models.sampling import SamplingSettings, recommended_in
+from localinfra.models.senses import Sense, senses_of
 from localinfra.models.sources import locate
 
 TEMPLATE = "tokenizer.chat_template"
+SENSES = {Sense.SIGHT: "vision", Sense.HEARING: "audio"}
 FILLS = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
 
 
@@ -118,7 +120,9 @@ def capabilities(entry: ModelEntry, header: HeaderDetails, template: str) -> lis
         return ["image"]
     if not isinstance(entry, TextModelEntry):
         return []
-    sees = ["vision"] if entry.projector else []
+    path = entry.projector
+    reads = senses_of(path) if path else ()
+    sees = [name for sense, name in SENSES.items() if sense in reads]
     fills = ["insert"] if any(key in header.metadata for key in FILLS) else []
     return ["completion", *(template_capabilities(template) if template else ()), *sees, *fills]
 

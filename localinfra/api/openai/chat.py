@@ -337,7 +337,8 @@ class ChatAnswer:
         self._body = body
         self._use = use
         self._turn = turn
-        self._meter = UsageMeter(charge, [turn.num_prompt], body.n, turn.num_image_tokens)
+        of_media = turn.num_image_tokens, turn.num_audio_tokens
+        self._meter = UsageMeter(charge, [turn.num_prompt], body.n, *of_media)
         kind = ChatCompletionChunk if body.stream else ChatCompletion
         self._writer = CompletionWriter(kind, "chatcmpl", model.name, body, self._meter)
 

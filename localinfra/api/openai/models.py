@@ -5,7 +5,7 @@ Chat applications offer every model listed, so models without files are listed o
 """
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +15,7 @@ from starlette.responses import Response
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.managing import check_may_manage
 from localinfra.api.http.state import AppState, RequestState
+from localinfra.api.pictures import senses
 from localinfra.deaths import History, Safety
 from localinfra.errors import InvalidRequest
 from localinfra.models.catalog import Catalog
@@ -23,6 +24,7 @@ from localinfra.models.histories import history_of
 from localinfra.models.looks import recommended_by
 from localinfra.models.pool import LoadState
 from localinfra.models.sampling import SamplingSettings
+from localinfra.models.senses import Sense, senses_of
 from localinfra.runtime import Runtime
 
 BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
@@ -41,6 +43,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     lifecycle: str
     kind: str  # "text", "embedding", "rerank" or "image"
     vision: bool | None  # whether a text model reads pictures
+    hearing: bool | None  # whether it reads sounds
     aliases: tuple[str, ...]
     price: Price
     # "loaded", "loading", "failed" or "quarantined"; else, or if files are missing, their state
@@ -81,7 +84,7 @@ class OnDisk(NamedTuple):
     state: str  # present, or in what way they are missing
     recommended: SamplingSettings | None
     history: History
-    has_projector: bool | None = None  # of a text model
+    senses: frozenset[Sense] | None = None  # of a text model
 
 
 async def model_cards(state: AppState, catalog: Catalog, names: Iterable[str]) -> list[ModelCard]:
@@ -103,11 +106,11 @@ def on_disk(entry: ModelEntry, is_loaded: bool) -> OnDisk:
     path = entry.source.find()
     state = entry.source.absent if path is None else "present"
     recommended = recommended_by(path) if path and is_asked else None
-    history, has_projector = history_of(entry), None
+    history, reads = history_of(entry), None
     if isinstance(entry, TextModelEntry):
         served = entry if history.safety is Safety.NORMAL else entry.safer
-        has_projector = served.projector is not None
-    return OnDisk(state, recommended, history, has_projector)
+        reads = senses_of(served.projector) if served.projector else frozenset()
+    return OnDisk(state, recommended, history, reads)
 
 
 async def card_of(request: Request) -> Response:
@@ -123,6 +126,7 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
     state = files if load is LoadState.ABSENT or is_failed_for_files else load.value
     is_quarantined = found.history.safety is Safety.QUARANTINED and load is not LoadState.LOADED
     held = runtime.seats.footprints.get(name)
+    reads = senses_now(runtime, name, found)
     details = runtime.loaded().get(name, entry).details
     if found.recommended:
         details = msgspec.structs.replace(details, recommended=found.recommended)
@@ -136,7 +140,8 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
         created_at=datetime.datetime.fromtimestamp(runtime.started_at, datetime.UTC),
         lifecycle="active",
         kind=entry.kind,
-        vision=sees(runtime, name, found),
+        vision=None if reads is None else Sense.SIGHT in reads,
+        hearing=None if reads is None else Sense.HEARING in reads,
         aliases=entry.aliases,
         price=entry.price,
         state="quarantined" if is_quarantined else state,
@@ -155,10 +160,10 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
     )
 
 
-def sees(runtime: Runtime, name: str, found: OnDisk) -> bool | None:
+def senses_now(runtime: Runtime, name: str, found: OnDisk) -> Collection[Sense] | None:
     """A loaded model may do without a projector that lies beside it."""
     model = runtime.loaded_text_models().get(name)
-    return found.has_projector if model is None else model.eyes is not None
+    return found.senses if model is None else senses(model)
 
 
 async def list_models(request: Request) -> Response:

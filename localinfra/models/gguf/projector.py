@@ -1,4 +1,5 @@
-"""Whether an mmproj file can be a text model's eyes, as far as its header tells. Opens no file.
+"""Whether an mmproj file can be a text model's eyes, and its ears (`hearing.py`), as far as its
+header tells. Opens no file.
 
 What depends on a projector's type beyond that is found out by using it in a process of its own
 (`llama/projector_trial.py`): a hundred assertions of clip.cpp end the process that they fail in.
@@ -9,6 +10,15 @@ from collections.abc import Iterator, Mapping
 
 from localinfra.models.gguf.checks import AGAIN, MAX_LAYERS, tensor_problems
 from localinfra.models.gguf.header import Array, GgufHeader
+from localinfra.models.gguf.hearing import KNOWN as KNOWN_EARS
+from localinfra.models.gguf.hearing import (
+    NUMBERS,
+    hears,
+    kind_of_ears,
+    problems_of_ears,
+    rows_width_of_ears,
+    working_bytes_of_ears,
+)
 
 # Those of clip-impl.h with a vision encoder in the pinned revision.
 KINDS = frozenset(
@@ -39,6 +49,8 @@ TYPES = {
     **dict.fromkeys(("clip.has_vision_encoder", "clip.has_audio_encoder", "clip.use_gelu"), BOOL),
     **dict.fromkeys(("clip.use_silu", "clip.has_gen_audio_encoder"), BOOL),
     **dict.fromkeys(("clip.projector_type", "clip.vision.projector_type"), STRING),
+    **dict.fromkeys(("clip.audio.projector_type", "clip.gen.audio.projector_type"), STRING),
+    **{f"clip.audio.{name}": U32 for name in (*NUMBERS, "projector.stack_factor")},
     **{f"clip.vision.{name}": U32 for name in (*COUNTS, *SIDES, "projection_dim")},
     **dict.fromkeys(("clip.vision.attention.head_count_kv", "clip.vision.n_wa_pattern"), U32),
     **dict.fromkeys(("clip.vision.projector.scale_factor", "clip.vision.window_size"), U32),
@@ -47,6 +59,7 @@ TYPES = {
     **dict.fromkeys(("clip.vision.attention.layer_norm_epsilon",), F32),
     **dict.fromkeys(("clip.vision.preproc_min_tiles", "clip.vision.preproc_max_tiles"), U32),
     **dict.fromkeys(("clip.vision.image_grid_pinpoints", "clip.vision.feature_layer"), ARRAY),
+    **dict.fromkeys(("clip.audio.attention.layer_norm_epsilon",), F32),
     **dict.fromkeys(("clip.vision.image_mean", "clip.vision.image_std"), ARRAY),
 }
 # In older files, or for pictures of any size.
@@ -60,8 +73,12 @@ BYTES_PER_PATCH = 4 * 6  # of activations, for each number of an encoder's wides
 USUAL_PATCHES = 4096  # of a picture in any size: what llama.cpp reserves buffers for at least
 
 
+def sees(header: GgufHeader) -> bool:
+    return header.metadata.get("clip.has_vision_encoder") is True
+
+
 def kind_of_projector(header: GgufHeader) -> str:
-    """As in clip-impl.h; "" if it does not say."""
+    """That of its eyes, as in clip-impl.h; "" if it does not say."""
     for key in ("clip.projector_type", "clip.vision.projector_type"):
         if isinstance(kind := header.metadata.get(key), str) and kind:
             return kind
@@ -75,7 +92,7 @@ def projector_problem(header: GgufHeader, model: GgufHeader) -> str | None:
 
 def most_at_once(header: GgufHeader) -> int:
     """The rows of its largest picture that one step must hold; 0 if steps may be smaller."""
-    kind = kind_of_projector(header)
+    kind = kind_of_projector(header) if sees(header) else ""
     if kind != "gemma3":
         return MOST_AT_ONCE.get(kind, 0)
     merged = header.number("vision.patch_size") * header.number("vision.projector.scale_factor", 4)
@@ -83,13 +100,16 @@ def most_at_once(header: GgufHeader) -> int:
 
 
 def working_bytes(header: GgufHeader) -> int:
-    """The buffers that it computes pictures of ordinary sizes in: estimated."""
+    """The buffers that it computes pictures of ordinary sizes and sounds in: estimated."""
+    of_ears = working_bytes_of_ears(header) if hears(header) else 0
+    if not sees(header):
+        return of_ears
     patch = header.number("vision.patch_size")
     patches = max((header.number("vision.image_size") // patch) ** 2, USUAL_PATCHES)
     width = max(
         header.number("vision.embedding_length"), header.number("vision.feed_forward_length")
     )
-    return BYTES_PER_PATCH * patches * width
+    return BYTES_PER_PATCH * patches * width + of_ears
 
 
 def _problems(header: GgufHeader, model: GgufHeader) -> Iterator[str]:
@@ -97,29 +117,45 @@ def _problems(header: GgufHeader, model: GgufHeader) -> Iterator[str]:
         yield "is not a projector (mmproj) but a model; give the mmproj file of the same model"
     if header.num_parts > 1:
         yield "is split into parts; fetch it in one file"
-    kind = kind_of_projector(header)
-    if header.metadata.get("clip.has_vision_encoder") is not True:
-        hears = header.metadata.get("clip.has_audio_encoder") is True
-        yield "is for sound alone; choose one with eyes" if hears else f"has no encoder; {AGAIN}"
-    if kind in PLACED_KINDS:
-        yield f"is of type {kind}, whose pictures this server can't read yet; choose another model"
-    if kind not in KINDS:
-        yield f"is of type {kind!r}, unknown to this llama.cpp; fetch a copy for current versions"
+    if not sees(header) and not kind_of_ears(header):
+        yield f"has no encoder; {AGAIN}"
     for key in ("general.name", "general.description"):
         if not isinstance(header.metadata.get(key, ""), str):
             yield f"has {key} in another type than llama.cpp reads; {AGAIN}"
     for key, stored in header.types.items():
         if TYPES.get(key, stored) != stored:
             yield f"has {key} in another type than llama.cpp reads; {AGAIN}"
-    yield from _numbers(header)
-    yield from _layers(header)
-    yield from _patches(header)
-    yield from _tiles(header)
+    yield from _values(header)
+    if sees(header):
+        yield from _problems_of_eyes(header)
+    if kind_of_ears(header):
+        yield from _ears(header)
     yield from _width(header, model)
     yield from tensor_problems(header)
 
 
-def _numbers(header: GgufHeader) -> Iterator[str]:
+def _problems_of_eyes(header: GgufHeader) -> Iterator[str]:
+    kind = kind_of_projector(header)
+    if kind in PLACED_KINDS:
+        yield f"is of type {kind}, whose pictures this server can't read yet; choose another model"
+    if kind not in KINDS:
+        yield f"is of type {kind!r}, unknown to this llama.cpp; fetch a copy for current versions"
+    yield from _numbers(header)
+    yield from _layers(header)
+    yield from _patches(header)
+    yield from _tiles(header)
+
+
+def _ears(header: GgufHeader) -> Iterator[str]:
+    """Those of a type that this server doesn't know are left alone beside eyes."""
+    if hears(header):
+        yield from problems_of_ears(header)
+    elif not sees(header):
+        kind = kind_of_ears(header)
+        yield f"hears by the type {kind!r}, which this server can't use; choose another model"
+
+
+def _values(header: GgufHeader) -> Iterator[str]:
     for key, value in header.metadata.items():
         if not key.startswith("clip."):
             continue
@@ -127,6 +163,9 @@ def _numbers(header: GgufHeader) -> Iterator[str]:
             is_finite = not isinstance(item, float) or math.isfinite(item)
             if not is_finite or (isinstance(item, int) and not -1 <= item < 1 << 31):
                 yield f"has {key} = {item}; {AGAIN}"
+
+
+def _numbers(header: GgufHeader) -> Iterator[str]:
     for name in (*COUNTS, "projection_dim", *SIDES):
         key = f"clip.vision.{name}"
         number = header.metadata.get(key)
@@ -262,9 +301,10 @@ def _tiles(header: GgufHeader) -> Iterator[str]:
 def _width(header: GgufHeader, model: GgufHeader) -> Iterator[str]:
     """The commonest mistake: the projector of another size of the same model. llama.cpp itself
     refuses what is not known here."""
-    makes = rows_width(header)
-    if kind_of_projector(header) in KNOWN and makes != model.embedding_length:
+    makes = [rows_width(header)] if sees(header) and kind_of_projector(header) in KNOWN else []
+    makes += [rows_width_of_ears(header)] if kind_of_ears(header) in KNOWN_EARS else []
+    if wrong := [width for width in makes if width != model.embedding_length]:
         yield (
-            f"makes rows of {makes} numbers, but {model.path} reads {model.embedding_length}: it "
-            "belongs to another model; fetch the mmproj file from the model's own repository"
+            f"makes rows of {wrong[0]} numbers, but {model.path} reads {model.embedding_length}: "
+            "it belongs to another model; fetch the mmproj file from the model's own repository"
         )

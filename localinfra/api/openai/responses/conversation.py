@@ -18,7 +18,7 @@ from localinfra.api.openai.responses.items import AnyItem, MessageItem
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openai.responses.store import KeptResponse, References, previous_response
 from localinfra.api.openai.responses.tools import Offered
-from localinfra.api.pictures import has_projector
+from localinfra.api.pictures import may_read
 from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.messages import Message
 from localinfra.engine.request import SamplingParams
@@ -73,8 +73,8 @@ async def read_conversation(
     """Raises InvalidRequest, UnsupportedParameter, NotFound, BodyTooLarge or QueueFull."""
     request, body, defaults = call.request, call.body, call.defaults(call.body.model)
     previous = previous_response(request, body.previous_response_id)
-    sees = has_images(body.input) and await call.threads.files.run(
-        has_projector, call.models.catalog, body.model
+    sees = has_media(body.input) and await call.threads.files.run(
+        may_read, call.models.catalog, body.model
     )
     more_bytes = previous.conversation_bytes if previous else 0
     return await call.convert(
@@ -83,8 +83,10 @@ async def read_conversation(
     )
 
 
-def has_images(given: str | Sequence[msgspec.Raw]) -> bool:
-    return not isinstance(given, str) and any(b"input_image" in bytes(raw) for raw in given)
+def has_media(given: str | Sequence[msgspec.Raw]) -> bool:
+    if isinstance(given, str):
+        return False
+    return any(kind in bytes(raw) for raw in given for kind in (b"input_image", b"input_audio"))
 
 
 def conversation_request(

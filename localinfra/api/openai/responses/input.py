@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from localinfra.api.generation.carried import read_carried
 from localinfra.api.http.body import NULL, decode_within
@@ -19,6 +19,8 @@ from localinfra.api.openai.responses.items import (
     FunctionCallItem,
     FunctionCallOutputItem,
     InputImage,
+    InputPart,
+    InputSound,
     InputText,
     MessageItem,
     OutputText,
@@ -36,7 +38,6 @@ from localinfra.chat.messages import (
     FunctionCall,
     Message,
     ToolCall,
-    TypeName,
     json_text,
 )
 from localinfra.chat.unread import note_for
@@ -45,16 +46,6 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 Find = Callable[[str, str], AnyItem]  # (a stored item's id, the reference's path) → the item
 
 # --- items as clients send them: missing fields, nulls, text in place of parts --------------------
-
-
-class InputPart(msgspec.Struct, frozen=True):
-    type: TypeName
-    text: str | UnsetType | None = UNSET
-    refusal: str | UnsetType | None = UNSET
-    image_url: str | None = None
-    detail: str | None = None
-    annotations: Any = None  # no effect, like the next: parts of responses have them
-    logprobs: Any = None
 
 
 Parts: TypeAlias = Annotated[list[InputPart], Meta(max_length=MAX_MESSAGES)]
@@ -130,7 +121,7 @@ class Input(msgspec.Struct, frozen=True):
     orphanable: set[str] = set()  # paths of outputs whose calls may have been ignored
     unread: list[str] = []  # paths of parts of the user's last message that are no text
     triggers: list[str] = []  # paths of items that ask for a summary in place of an answer
-    sees: bool = False  # the model reads images
+    sees: bool = False  # the model may read images and sounds
 
 
 def read_input(given: str | Sequence[msgspec.Raw], find: Find, *, sees: bool = False) -> Input:
@@ -213,7 +204,7 @@ def _message(sent: SentMessage, path: str, found: Input) -> MessageItem:
     path = f"{path}.content"
     unread: list[str] = []
     part = OutputText if sent.role == "assistant" else InputText
-    content: Sequence[InputText | InputImage | OutputText]
+    content: Sequence[InputText | InputImage | InputSound | OutputText]
     if isinstance(sent.content, str) or sent.content is None:
         content = [part(sent.content or "")]
     elif not sent.content and sent.role != "assistant":
@@ -247,7 +238,7 @@ def _reasoning(sent: SentReasoning, path: str, left_out: list[str]) -> Reasoning
 
 
 def _output(sent: SentOutput, path: str, left_out: list[str], sees: bool) -> FunctionCallOutputItem:
-    output: str | tuple[InputText | InputImage, ...]
+    output: str | tuple[InputText | InputImage | InputSound, ...]
     if isinstance(sent.output, str) or sent.output is None:
         output = sent.output or ""
     else:
@@ -277,13 +268,13 @@ def _texts(parts: Sequence[InputPart], path: str, left_out: list[str]) -> list[s
 
 def _shown(
     parts: Sequence[InputPart], path: str, left_out: list[str], sees: bool
-) -> Iterator[InputText | InputImage]:
+) -> Iterator[InputText | InputImage | InputSound]:
     """The text of the parts, images if the model `sees`, and notes for the others."""
     for at, part in enumerate(parts):
         if _is_text(part):
             yield InputText(_text(part, f"{path}[{at}]"))
-        elif sees and part.type == "input_image" and part.image_url:
-            yield InputImage(part.image_url, part.detail or "auto")
+        elif sees and (media := part.media):
+            yield media
         else:
             left_out.append(f"{path}[{at}]")
             yield InputText(note_for(part.type))

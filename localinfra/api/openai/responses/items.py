@@ -5,7 +5,7 @@ https://platform.openai.com/docs/api-reference/responses/object
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from localinfra.api.generation.logprobs import TokenLogprobEntry
 from localinfra.api.http.held import holding
 from localinfra.chance import random_hex
-from localinfra.chat.messages import ContentPart, ImageUrl
+from localinfra.chat.messages import ContentPart, ImageUrl, InputAudio, TypeName
 
 Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -35,6 +35,36 @@ class InputImage(msgspec.Struct, frozen=True, tag="input_image", tag_field="type
     def text(self) -> str:
         """Stands for it where only text counts."""
         return ""
+
+
+class InputSound(msgspec.Struct, frozen=True, tag="input_audio", tag_field="type"):
+    input_audio: InputAudio
+
+    @property
+    def text(self) -> str:
+        """Stands for it where only text counts."""
+        return ""
+
+
+class InputPart(msgspec.Struct, frozen=True):
+    type: TypeName
+    text: str | UnsetType | None = UNSET
+    refusal: str | UnsetType | None = UNSET
+    image_url: str | None = None
+    detail: str | None = None
+    input_audio: InputAudio | None = None
+    annotations: Any = None  # no effect, like the next: parts of responses have them
+    logprobs: Any = None
+
+    @property
+    def media(self) -> InputImage | InputSound | None:
+        if self.type == "input_image" and self.image_url:
+            return InputImage(self.image_url, self.detail or "auto")
+        return (
+            InputSound(self.input_audio)
+            if self.type == "input_audio" and self.input_audio
+            else None
+        )
 
 
 class OutputText(msgspec.Struct, frozen=True, tag="output_text", tag_field="type"):
@@ -60,7 +90,7 @@ class MessageItem(Item, frozen=True, kw_only=True, tag="message"):
     """`incomplete`: the assistant's next message continues it."""
 
     role: Role
-    content: tuple[InputText | InputImage | OutputText, ...]
+    content: tuple[InputText | InputImage | InputSound | OutputText, ...]
 
     @property
     def text(self) -> str:
@@ -93,7 +123,7 @@ class FunctionCallItem(Item, frozen=True, kw_only=True, tag="function_call"):
 
 class FunctionCallOutputItem(Item, frozen=True, kw_only=True, tag="function_call_output"):
     call_id: str
-    output: str | tuple[InputText | InputImage, ...]
+    output: str | tuple[InputText | InputImage | InputSound, ...]
 
     @property
     def text(self) -> str:
@@ -118,17 +148,20 @@ AnyItem: TypeAlias = OutputItem | FunctionCallOutputItem
 
 
 def parts_of(
-    content: Sequence[InputText | InputImage | OutputText],
+    content: Sequence[InputText | InputImage | InputSound | OutputText],
 ) -> str | list[ContentPart]:
     """As a message holds it."""
-    if not any(isinstance(part, InputImage) for part in content):
+    if not any(isinstance(part, InputImage | InputSound) for part in content):
         return "\n".join(part.text for part in content)
-    return [
-        ContentPart("image_url", image_url=ImageUrl(part.image_url, part.detail))
-        if isinstance(part, InputImage)
-        else ContentPart("text", part.text)
-        for part in content
-    ]
+    return [part_of(part) for part in content]
+
+
+def part_of(part: InputText | InputImage | InputSound | OutputText) -> ContentPart:
+    if isinstance(part, InputImage):
+        return ContentPart("image_url", image_url=ImageUrl(part.image_url, part.detail))
+    if isinstance(part, InputSound):
+        return ContentPart("input_audio", input_audio=part.input_audio)
+    return ContentPart("text", part.text)
 
 
 def flat_name(name: str, namespace: str | None) -> str:
