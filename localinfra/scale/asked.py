@@ -13,7 +13,7 @@ import msgspec
 from localinfra.api.generation.usage import ANSWER_LIMITS, expected_tokens
 from localinfra.api.http.body import FIELDS
 from localinfra.api.http.weight import Weight
-from localinfra.scale.prefixes import Fields, Prefix, prefix_of
+from localinfra.scale.prefixes import Fields, PromptStart, prefix_of
 
 BASES = re.compile(r"/v1/openai(?=/)|/inference-api/openai/v1(?=/)|/anthropic/v1(?=/)")
 MODEL_IN_PATH = re.compile(
@@ -53,7 +53,7 @@ class Asked(msgspec.Struct, frozen=True):
     reach: Reach = Reach.ONE
     model: str | None = None
     ids: tuple[str, ...] = ()  # of something that one replica keeps
-    prefix: Prefix = Prefix()
+    prefix: PromptStart = PromptStart()
     uses_model: bool = False  # its key's limits count it
     expected_tokens: int = 0
 
@@ -102,7 +102,7 @@ def asked_for(method: str, path: str, body: bytes, seed: str = "") -> Asked:
     return Asked(
         model=model,
         ids=tuple(references(fields)),
-        prefix=prefix_of(fields, f"{seed}\0{model}") if is_prompted else Prefix(),
+        prefix=prefix_of(fields, f"{seed}\0{model}") if is_prompted else PromptStart(),
         uses_model=path not in NO_MODELS,
         expected_tokens=likely_tokens(body, fields, generates=is_prompted),
     )

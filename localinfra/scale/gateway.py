@@ -34,8 +34,8 @@ from localinfra.scale.asked import Asked, Reach, asked_for
 from localinfra.scale.forwarded import USED, Fleet, Forwarded, ReplicaLost, is_last
 from localinfra.scale.groups import Groups
 from localinfra.scale.merging import METRICS, Reply, merged
-from localinfra.scale.placement import Placement
-from localinfra.scale.prefixes import Prefix
+from localinfra.scale.placement import ReplicaChoice
+from localinfra.scale.prefixes import PromptStart
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Gateway:
         self._groups = groups
         self._catalog = catalog
         self._shares_prefixes = settings.share_prefixes
-        self._placements = {group: Placement() for group in groups.tables}
+        self._choices = {group: ReplicaChoice() for group in groups.tables}
         self._owners: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,15 +139,20 @@ class Gateway:
     def _chosen(self, asked: Asked, failed: Collection[str]) -> tuple[str, str | None]:
         group = self._groups.of(asked.model)
         replicas = self._fleet.replicas(group)
-        return group, self._placements[group].choose(asked.prefix, replicas, failed)
+        return group, self._choices[group].choose(asked.prefix, replicas, failed)
 
     async def _pass_on(
-        self, group: str, replica: str | None, request: Forwarded, prefix: Prefix, answer: "_Answer"
+        self,
+        group: str,
+        replica: str | None,
+        request: Forwarded,
+        prefix: PromptStart,
+        answer: "_Answer",
     ) -> None:
         """Raises ReplicaLost."""
         with contextlib.ExitStack() as stack:
             if replica is not None:
-                stack.enter_context(self._placements[group].running(replica, prefix))
+                stack.enter_context(self._choices[group].running(replica, prefix))
             async with contextlib.aclosing(self._fleet.answer(group, replica, request)) as batches:
                 async for batch in batches:
                     for message in batch:

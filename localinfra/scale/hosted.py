@@ -36,7 +36,7 @@ class HostedApp:
         state = RequestState.of(scope)
         state.id, state.caller, state.may_manage = request.id, request.caller, request.may_manage
         state.permit = Permit(models=request.models)
-        sent, client = _Sent(state), _Client(request.body)
+        sent, client = _Sent(state), _Caller(request.body)
         work = asyncio.ensure_future(self._app(scope, client.receive, sent.send))
         work.add_done_callback(sent.wake)
         try:
@@ -64,7 +64,7 @@ class HostedApp:
         )
 
 
-class _Client:
+class _Caller:
     """The receiving end: the body is there; then nothing, until the client leaves."""
 
     def __init__(self, body: bytes):

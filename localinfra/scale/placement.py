@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 
-from localinfra.scale.prefixes import Prefix
+from localinfra.scale.prefixes import PromptStart
 
 MOST_BORDERS = 50_000  # known, of all conversations: about 15 MB
 MOST_HOLDERS = 4  # remembered of each
@@ -18,7 +18,7 @@ MOST_HOLDERS = 4  # remembered of each
 SLACK = 4
 
 
-class Placement:
+class ReplicaChoice:
     """Of the replicas of one group."""
 
     def __init__(self, most_borders: int = MOST_BORDERS):
@@ -28,7 +28,7 @@ class Placement:
         self._num_chosen = 0
 
     @contextlib.contextmanager
-    def running(self, replica: str, prefix: Prefix) -> Iterator[None]:
+    def running(self, replica: str, prefix: PromptStart) -> Iterator[None]:
         """Within, a request runs there; from then on its prefix is cached there."""
         self._remember(replica, prefix)
         self._running[replica] += 1
@@ -40,7 +40,7 @@ class Placement:
                 del self._running[replica]
 
     def choose(
-        self, prefix: Prefix, reported: Mapping[str, int], avoided: Collection[str] = ()
+        self, prefix: PromptStart, reported: Mapping[str, int], avoided: Collection[str] = ()
     ) -> str | None:
         """One of the replicas `reported`, with the requests that each said it has. None without
         any. `avoided`: those that have just failed at it."""
@@ -64,7 +64,7 @@ class Placement:
             key=lambda name: (name in holders, _weight(origin, name)),
         )
 
-    def _deepest(self, prefix: Prefix, known: Collection[str]) -> tuple[int, list[str]]:
+    def _deepest(self, prefix: PromptStart, known: Collection[str]) -> tuple[int, list[str]]:
         """How many borders the best replicas have cached, and which these are."""
         for depth in range(len(prefix.borders), 0, -1):
             held_by = self._holders.get(prefix.borders[depth - 1], ())
@@ -72,7 +72,7 @@ class Placement:
                 return depth, holders
         return 0, []
 
-    def _remember(self, replica: str, prefix: Prefix) -> None:
+    def _remember(self, replica: str, prefix: PromptStart) -> None:
         for border in prefix.borders:
             others = (name for name in self._holders.get(border, ()) if name != replica)
             self._holders[border] = (replica, *others)[:MOST_HOLDERS]

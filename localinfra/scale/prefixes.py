@@ -35,7 +35,7 @@ class _Role(msgspec.Struct):
 ROLE = msgspec.json.Decoder(_Role)
 
 
-class Prefix(NamedTuple):
+class PromptStart(NamedTuple):
     borders: tuple[bytes, ...] = ()  # from the shortest beginning to the longest
     # So many borders make it the same conversation, and not only the same instructions.
     own_from: int = 1
@@ -46,7 +46,7 @@ class Prefix(NamedTuple):
         return self.borders[self.own_from - 1] if len(self.borders) >= self.own_from else b""
 
 
-def prefix_of(fields: Fields, seed: str) -> Prefix:
+def prefix_of(fields: Fields, seed: str) -> PromptStart:
     """Of a body's fields. `seed`: what must be the same for prefixes to be shared."""
     hashed = _Hashed(seed)
     for name in HEADS:
@@ -58,10 +58,10 @@ def prefix_of(fields: Fields, seed: str) -> Prefix:
             return _of_text(hashed, raw)
         if raw.startswith(b"["):
             return _of_messages(hashed, raw)
-    return Prefix()
+    return PromptStart()
 
 
-def _of_messages(hashed: "_Hashed", raw: bytes) -> Prefix:
+def _of_messages(hashed: "_Hashed", raw: bytes) -> PromptStart:
     own_from = 0
     with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         for message in RAWS.decode(raw):
@@ -69,7 +69,7 @@ def _of_messages(hashed: "_Hashed", raw: bytes) -> Prefix:
                 break
             if not own_from and not _is_instruction(message):
                 own_from = len(hashed.borders)
-    return Prefix(tuple(hashed.borders), own_from or len(hashed.borders) + 1)
+    return PromptStart(tuple(hashed.borders), own_from or len(hashed.borders) + 1)
 
 
 def _is_instruction(message: msgspec.Raw) -> bool:
@@ -78,12 +78,12 @@ def _is_instruction(message: msgspec.Raw) -> bool:
     return False
 
 
-def _of_text(hashed: "_Hashed", raw: bytes) -> Prefix:
+def _of_text(hashed: "_Hashed", raw: bytes) -> PromptStart:
     """Prompts that share less than half may be questions with the same examples before them."""
     for block in _blocks(raw):
         if not hashed.add(block):
             break
-    return Prefix(tuple(hashed.borders), len(hashed.borders) // 2 + 1)
+    return PromptStart(tuple(hashed.borders), len(hashed.borders) // 2 + 1)
 
 
 def _blocks(raw: bytes) -> Iterator[bytes]:

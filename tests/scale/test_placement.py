@@ -5,23 +5,23 @@ import random
 
 import pytest
 
-from localinfra.scale.placement import SLACK, Placement
-from localinfra.scale.prefixes import Prefix
+from localinfra.scale.placement import SLACK, ReplicaChoice
+from localinfra.scale.prefixes import PromptStart
 
 NAMES = ("a", "b", "c", "d")
 
 
-def conversation(number: int, turns: int, system: bool = True) -> Prefix:
+def conversation(number: int, turns: int, system: bool = True) -> PromptStart:
     """`turns` messages of a conversation; all have the same instructions before them."""
     own = tuple(f"{number}.{turn}".encode() for turn in range(turns))
-    return Prefix((b"system", *own), 2) if system else Prefix(own, 1)
+    return PromptStart((b"system", *own), 2) if system else PromptStart(own, 1)
 
 
 def idle(*names: str) -> dict[str, int]:
     return dict.fromkeys(names or NAMES, 0)
 
 
-def ran(placement: Placement, name: str, prefix: Prefix) -> None:
+def ran(placement: ReplicaChoice, name: str, prefix: PromptStart) -> None:
     with placement.running(name, prefix):
         pass
 
@@ -29,7 +29,7 @@ def ran(placement: Placement, name: str, prefix: Prefix) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_conversations_return_to_their_replica_under_load(seed: int) -> None:
     """40 conversations of ten turns, up to 12 at once on four replicas."""
-    placement, chance = Placement(), random.Random(seed)
+    placement, chance = ReplicaChoice(), random.Random(seed)
     last: dict[int, str] = {}
     running: list[contextlib.ExitStack] = []
     returned = turns = 0
@@ -52,7 +52,7 @@ def test_conversations_return_to_their_replica_under_load(seed: int) -> None:
 
 
 def test_new_conversations_with_the_same_instructions_are_spread() -> None:
-    placement = Placement()
+    placement = ReplicaChoice()
     with contextlib.ExitStack() as running:
         names = []
         for number in range(8):
@@ -66,13 +66,13 @@ def test_new_conversations_with_the_same_instructions_are_spread() -> None:
 
 def test_among_equals_who_knows_the_instructions_is_first() -> None:
     for name in NAMES:
-        placement = Placement()
+        placement = ReplicaChoice()
         ran(placement, name, conversation(1, 1))
         assert placement.choose(conversation(2, 1), idle()) == name
 
 
 def test_a_conversation_leaves_a_replica_that_has_far_more_to_do() -> None:
-    placement = Placement()
+    placement = ReplicaChoice()
     ran(placement, "a", conversation(1, 1))
     assert placement.choose(conversation(1, 3), {"a": SLACK, "b": 0}) == "a"
     assert placement.choose(conversation(1, 3), {"a": SLACK + 1, "b": 0}) == "b"
@@ -82,7 +82,7 @@ def test_a_conversation_leaves_a_replica_that_has_far_more_to_do() -> None:
 
 
 def test_replicas_that_are_gone_or_have_failed_are_not_chosen() -> None:
-    placement = Placement()
+    placement = ReplicaChoice()
     ran(placement, "a", conversation(1, 1))
     assert placement.choose(conversation(1, 3), idle("b", "c")) in ("b", "c")
     assert placement.choose(conversation(1, 3), idle("a", "b"), ["a"]) == "b"
@@ -92,8 +92,8 @@ def test_replicas_that_are_gone_or_have_failed_are_not_chosen() -> None:
 
 def test_gateways_that_know_nothing_of_each_other_agree() -> None:
     for number in range(50):
-        first = Placement().choose(conversation(number, 1), idle())
-        assert Placement().choose(conversation(number, 5), idle()) == first
+        first = ReplicaChoice().choose(conversation(number, 1), idle())
+        assert ReplicaChoice().choose(conversation(number, 5), idle()) == first
 
 
 def test_another_replica_moves_few_conversations() -> None:
@@ -101,8 +101,8 @@ def test_another_replica_moves_few_conversations() -> None:
     for number in range(400):
         prefix = conversation(number, 1)
         four, five = (
-            Placement().choose(prefix, idle()),
-            Placement().choose(prefix, idle(*NAMES, "e")),
+            ReplicaChoice().choose(prefix, idle()),
+            ReplicaChoice().choose(prefix, idle(*NAMES, "e")),
         )
         moved += four != five
         assert five in (four, "e")
@@ -110,16 +110,16 @@ def test_another_replica_moves_few_conversations() -> None:
 
 
 def test_what_others_report_counts_too() -> None:
-    assert Placement().choose(Prefix(), {"a": 3, "b": 1, "c": 2}) == "b"
+    assert ReplicaChoice().choose(PromptStart(), {"a": 3, "b": 1, "c": 2}) == "b"
 
 
 def test_requests_without_a_prefix_are_spread() -> None:
-    placement = Placement()
-    assert {placement.choose(Prefix(), idle()) for _ in range(40)} == set(NAMES)
+    placement = ReplicaChoice()
+    assert {placement.choose(PromptStart(), idle()) for _ in range(40)} == set(NAMES)
 
 
 def test_old_prefixes_are_forgotten_first() -> None:
-    placement = Placement(most_borders=3)
+    placement = ReplicaChoice(most_borders=3)
     ran(placement, "a", conversation(1, 3, system=False))
     ran(placement, "b", conversation(2, 3, system=False))
     assert placement.choose(conversation(2, 4, system=False), idle()) == "b"

@@ -4,10 +4,10 @@ import msgspec
 import pytest
 
 from localinfra.api.http.body import FIELDS
-from localinfra.scale.prefixes import BLOCK_BYTES, MOST_BORDERS, Prefix, prefix_of
+from localinfra.scale.prefixes import BLOCK_BYTES, MOST_BORDERS, PromptStart, prefix_of
 
 
-def prefix(**fields: object) -> Prefix:
+def prefix(**fields: object) -> PromptStart:
     return prefix_of(FIELDS.decode(msgspec.json.encode(fields)), "key")
 
 
