@@ -173,7 +173,10 @@ def test_grammars_leave_the_same_tokens(writer: Writer, sampling: SamplingParams
         assert token == of_rows.sample(row.copy(), whole)
         whole.accept(token)
         among.accept(token)
-    assert num_decided == (0 if sampling.top_p < 1 and not sampling.top_k else 8)
+    if sampling.top_p < 1 and not sampling.top_k:
+        assert num_decided == 0
+    else:
+        assert num_decided >= 5, "a row has few allowed tokens among its best ones"
 
 
 @pytest.mark.slow
