@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpucheck.packing import SOURCES
 from gpucheck.rows import Sheet
+from localinfra.nvidia_libraries import package_folders
 
 # Parts of llama.cpp that nothing here uses.
 OPTIONS = (
@@ -59,7 +61,12 @@ def build(work: Path, site: Path, sheet: Sheet, *, for_cuda: bool) -> None:
         configure += ["-G", "Ninja"]
     environment = cuda_environment()
     begun = time.monotonic()
-    if problem := run(configure, environment, work / "configure.log"):
+    problem = run(configure, environment, work / "configure.log")
+    if for_cuda and "CUDA::cublas" in (work / "configure.log").read_text(errors="replace"):
+        # The toolkit came without it, as with PyTorch, whose packages have it.
+        configure += cublas_options(package_folders())
+        problem = run(configure, environment, work / "configure.log")
+    if problem:
         sheet.add("llama.cpp configured", f"FAILED: {problem}")
         raise SystemExit(1)
     for target in TARGETS:
@@ -75,6 +82,19 @@ def build(work: Path, site: Path, sheet: Sheet, *, for_cuda: bool) -> None:
             if not lib.exists():
                 # One file for each library, or the loader would have two copies of some.
                 lib.symlink_to(folder / "bin")
+
+
+def cublas_options(folders: Sequence[Path]) -> list[str]:
+    """For CMake to find cuBLAS in NVIDIA's packages: these folders, with the headers beside them."""
+    options, headers = [], []
+    for name in ("cublas", "cublasLt"):
+        found = (file for folder in folders for file in sorted(folder.glob(f"lib{name}.so*")))
+        if library := next(found, None):
+            options.append(f"-DCUDA_{name}_LIBRARY={library}")
+            headers.append(f"-I{library.parent.parent / 'include'}")
+    flags = " ".join(dict.fromkeys(headers))
+    languages = ("CXX", "CUDA") if flags else ()
+    return [*options, *(f"-DCMAKE_{language}_FLAGS={flags}" for language in languages)]
 
 
 def cuda_environment() -> dict[str, str]:
