@@ -62,10 +62,10 @@ def build(work: Path, site: Path, sheet: Sheet, *, for_cuda: bool) -> None:
     environment = cuda_environment()
     begun = time.monotonic()
     problem = run(configure, environment, work / "configure.log")
-    if for_cuda and "CUDA::cublas" in (work / "configure.log").read_text(errors="replace"):
-        # The toolkit came without it, as with PyTorch, whose packages have it.
-        configure += cublas_options(package_folders())
-        problem = run(configure, environment, work / "configure.log")
+    for lacking, options in remedies().items() if for_cuda else ():
+        if problem and lacking in (work / "configure.log").read_text(errors="replace"):
+            configure += options
+            problem = run(configure, environment, work / "configure.log")
     if problem:
         sheet.add("llama.cpp configured", f"FAILED: {problem}")
         raise SystemExit(1)
@@ -84,8 +84,17 @@ def build(work: Path, site: Path, sheet: Sheet, *, for_cuda: bool) -> None:
                 lib.symlink_to(folder / "bin")
 
 
+def remedies() -> dict[str, list[str]]:
+    """What CMake may not find → options that do without, in CMake's order."""
+    return {
+        # The toolkit came without cuBLAS, as with PyTorch, whose packages have it.
+        "CUDA::cublas": cublas_options(package_folders()),
+        "CUDA::cuda_driver": ["-DGGML_CUDA_NO_VMM=on"],  # there is no libcuda.so to link with
+    }
+
+
 def cublas_options(folders: Sequence[Path]) -> list[str]:
-    """For CMake to find cuBLAS in NVIDIA's packages: these folders, with the headers beside them."""
+    """For CMake to find cuBLAS in these folders of NVIDIA's packages, and the headers beside."""
     options, headers = [], []
     for name in ("cublas", "cublasLt"):
         found = (file for folder in folders for file in sorted(folder.glob(f"lib{name}.so*")))
