@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpucheck.packing import SOURCES
 from gpucheck.rows import Sheet
+from localinfra.nvidia_libraries import package_folders
 
 # Parts of llama.cpp that nothing here uses.
 OPTIONS = (
@@ -59,7 +61,12 @@ def build(work: Path, site: Path, sheet: Sheet, *, for_cuda: bool) -> None:
         configure += ["-G", "Ninja"]
     environment = cuda_environment()
     begun = time.monotonic()
-    if problem := run(configure, environment, work / "configure.log"):
+    problem = run(configure, environment, work / "configure.log")
+    for lacking, options in remedies().items() if for_cuda else ():
+        if problem and lacking in (work / "configure.log").read_text(errors="replace"):
+            configure += options
+            problem = run(configure, environment, work / "configure.log")
+    if problem:
         sheet.add("llama.cpp configured", f"FAILED: {problem}")
         raise SystemExit(1)
     for target in TARGETS:
@@ -75,6 +82,28 @@ def build(work: Path, site: Path, sheet: Sheet, *, for_cuda: bool) -> None:
             if not lib.exists():
                 # One file for each library, or the loader would have two copies of some.
                 lib.symlink_to(folder / "bin")
+
+
+def remedies() -> dict[str, list[str]]:
+    """What CMake may not find → options that do without, in CMake's order."""
+    return {
+        # The toolkit came without cuBLAS, as with PyTorch, whose packages have it.
+        "CUDA::cublas": cublas_options(package_folders()),
+        "CUDA::cuda_driver": ["-DGGML_CUDA_NO_VMM=on"],  # there is no libcuda.so to link with
+    }
+
+
+def cublas_options(folders: Sequence[Path]) -> list[str]:
+    """For CMake to find cuBLAS in these folders of NVIDIA's packages, and the headers beside."""
+    options, headers = [], []
+    for name in ("cublas", "cublasLt"):
+        found = (file for folder in folders for file in sorted(folder.glob(f"lib{name}.so*")))
+        if library := next(found, None):
+            options.append(f"-DCUDA_{name}_LIBRARY={library}")
+            headers.append(f"-I{library.parent.parent / 'include'}")
+    flags = " ".join(dict.fromkeys(headers))
+    languages = ("CXX", "CUDA") if flags else ()
+    return [*options, *(f"-DCMAKE_{language}_FLAGS={flags}" for language in languages)]
 
 
 def cuda_environment() -> dict[str, str]:
