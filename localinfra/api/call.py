@@ -11,9 +11,19 @@ All of it is cancelled if the client disconnects before the response starts (`ht
 Knows no API's shapes.
 """
 
+import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
-from typing import Generic, Protocol, TypeVar
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -26,9 +36,16 @@ from localinfra.api.http.background import BackgroundAnswer, BackgroundAnswers
 from localinfra.api.http.body import Decoded, read_body
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.form import read_body_or_form
+from localinfra.api.http.late import begun_in_time
 from localinfra.api.http.lines import LineStream
 from localinfra.api.http.pieces import PiecesResponse
-from localinfra.api.http.sse import Closable, EventStream, NamedEvent, NamedEventStream
+from localinfra.api.http.sse import (
+    Closable,
+    EventStream,
+    NamedEvent,
+    NamedEventStream,
+    Stream,
+)
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.http.weight import MAX_NESTED, MAX_VALUES
 from localinfra.errors import ApiError
@@ -125,6 +142,15 @@ class Call(Generic[Body]):
         model, which is an error elsewhere."""
         return Defaults(self.default_seed, self.models.catalog.sampling(name))
 
+    @contextlib.contextmanager
+    def encoding(self) -> Iterator[None]:
+        """The request's pictures and sounds are encoded meanwhile."""
+        self._state.is_encoding = True
+        try:
+            yield
+        finally:
+            self._state.is_encoding = False
+
     def log_user(self, user: str | None) -> None:
         if user:
             said = {"user": user}
@@ -169,18 +195,18 @@ class Call(Generic[Body]):
         return PiecesResponse(parts, self.headers)
 
     def stream(
-        self, events: AsyncGenerator[bytes | list[bytes], None], source: Closable
-    ) -> Response:
+        self, events: AsyncGenerator[bytes | list[bytes], None], source: Closable | None
+    ) -> EventStream:
         """`source`: what `events` reads from; the stream closes it in any case."""
         return EventStream(events, self.headers, self._keepalive_s, source)
 
     def named_stream(
         self,
         events: AsyncGenerator[NamedEvent | list[NamedEvent], None],
-        source: Closable,
+        source: Closable | None,
         error_event: Callable[[ApiError, Scope], NamedEvent],
-        heartbeat_event: Callable[[], NamedEvent],
-    ) -> Response:
+        heartbeat_event: Callable[[], NamedEvent] | None,
+    ) -> NamedEventStream:
         return NamedEventStream(
             events,
             error_event,
@@ -189,6 +215,12 @@ class Call(Generic[Body]):
             source,
             heartbeat_event=heartbeat_event,
         )
+
+    async def begun_in_time(
+        self, making: Coroutine[Any, Any, Response], like: "Callable[[], Stream[Any]]"
+    ) -> Response:
+        """See `late.begun_in_time`: heartbeats begin when they would in a stream that has begun."""
+        return await begun_in_time(making, like, self._keepalive_s)
 
     async def in_background(
         self, id: str, answer: "Callable[[Call[Body]], Awaitable[Response]]"

@@ -73,11 +73,12 @@ async def see(
             data = await fetched.get(call.caller, link.image.url, link.path, rest_s)
         else:
             data = await call.threads.pictures_in.run(picture_bytes, link)
-        if link.is_sound:
-            one = await model.eyes.hear(data, room, link.path, client=call.caller)
-        else:
-            max_side = LOW_SIDE if link.image.detail == "low" else None
-            one = await model.eyes.see(data, room, link.path, max_side, client=call.caller)
+        with call.encoding():
+            if link.is_sound:
+                one = await model.eyes.hear(data, room, link.path, client=call.caller)
+            else:
+                max_side = LOW_SIDE if link.image.detail == "low" else None
+                one = await model.eyes.see(data, room, link.path, max_side, client=call.caller)
         seen.append(one)
         room -= one.num_tokens
     return ShownPictures(new_word(), seen)

@@ -37,6 +37,7 @@ from localinfra.api.generation.params import (
 )
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.errors import error_body
+from localinfra.api.http.late import no_events
 from localinfra.api.http.sse import NamedEvent
 from localinfra.api.pictures import see
 from localinfra.chance import random_hex
@@ -105,6 +106,15 @@ class TokenCount(msgspec.Struct, frozen=True):
 async def create_message(request: Request) -> Response:
     """Answers a conversation, in the form of Anthropic's clients."""
     call = await Call.begin(request, MessageRequest)
+    if call.body.stream and block_links(call.body.messages):
+        return await call.begun_in_time(
+            begin_message(call),
+            lambda: call.named_stream(no_events(), None, error_event, Ping().named),
+        )
+    return await begin_message(call)
+
+
+async def begin_message(call: Call[MessageRequest]) -> Response:
     defaults = call.defaults(call.body.model)
     body, shown = await with_marked_images(call, call.body, ROUTE)
     wanted, left_out = await call.convert(lambda: (body.turn(defaults), body.left_out))

@@ -19,10 +19,21 @@ class RunningRequest(msgspec.Struct, frozen=True):
     route: str
     model: str | None  # None until the model is loaded
     key: str  # its holder
+    # waiting (for a model or its turn), encoding (pictures and sounds), reading (the prompt) or
+    # answering
+    phase: str
     running_s: float
     prompt_tokens: int
     generated_tokens: int
     images: int
+
+
+def phase_of(state: RequestState) -> str:
+    if state.is_encoding:
+        return "encoding"
+    if state.progress.generated_tokens or state.progress.images:
+        return "answering"
+    return "reading" if state.model else "waiting"
 
 
 class Running:
@@ -51,6 +62,7 @@ class Running:
                 route=path,
                 model=state.model or None,
                 key=state.caller,
+                phase=phase_of(state),
                 running_s=now_s - state.started_s,
                 prompt_tokens=state.progress.prompt_tokens,
                 generated_tokens=state.progress.generated_tokens,

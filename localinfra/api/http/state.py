@@ -96,6 +96,7 @@ class RequestState(msgspec.Struct, eq=False):
     error: ApiError | None = None  # why it was refused, or failed even after its response began
     leases: Leases | None = None  # on the models that it uses
     progress: UsedSoFar = msgspec.field(default_factory=UsedSoFar)
+    is_encoding: bool = False  # its pictures and sounds are being encoded
     is_cancelled: bool = False  # by DELETE /v1/requests/{id}
     goes_on: bool = False  # its work is done in the background, where it counts as the request
     target_host: str | None = None  # the host in an absolute request URL

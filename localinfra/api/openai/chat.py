@@ -34,6 +34,7 @@ from localinfra.api.generation.tools import (
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.background import follow
 from localinfra.api.http.held import holding
+from localinfra.api.http.late import no_events
 from localinfra.api.openai.completion_writer import CompletionObject, CompletionWriter
 from localinfra.api.pictures import with_pictures
 from localinfra.chat.answer import Answer, ToolUse
@@ -43,6 +44,7 @@ from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.text.request import TextParams
+from localinfra.text.showing import links
 from localinfra.text.turn import Turn, TurnRequest, begin_turn, pieces_in
 
 if TYPE_CHECKING:
@@ -244,6 +246,10 @@ async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
     if body.background:
         background = await call.in_background(call.id, lambda own: begin_chat(own, name))
         return follow(call.request, background)
+    if body.stream and links(body.messages):
+        return await call.begun_in_time(
+            begin_chat(call, name), lambda: call.stream(no_events(), None)
+        )
     return await begin_chat(call, name)
 
 

@@ -1,16 +1,34 @@
 """POST /v1/responses, /v1/responses/compact and /v1/responses/input_tokens."""
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
+from starlette.types import Scope
 
 from localinfra.api.call import Call
-from localinfra.api.openai.responses.answer import ROUTE, begin_answer
+from localinfra.api.http.late import no_events
+from localinfra.api.http.sse import NamedEvent
+from localinfra.api.openai.responses.answer import (
+    ROUTE,
+    Numbered,
+    begin_answer,
+    encode,
+    failed,
+    last_event,
+    response_to,
+)
 from localinfra.api.openai.responses.background import answer_in_background
-from localinfra.api.openai.responses.conversation import naming_input, read_conversation
+from localinfra.api.openai.responses.conversation import (
+    ConversationRequest,
+    naming_input,
+    read_conversation,
+)
 from localinfra.api.openai.responses.request import ResponsesRequest
-from localinfra.api.openai.responses.response import CompactedResponse, InputTokens
+from localinfra.api.openai.responses.response import CompactedResponse, InputTokens, Response
 from localinfra.api.pictures import with_pictures
-from localinfra.errors import UnsupportedParameter
+from localinfra.errors import ApiError, UnsupportedParameter
+from localinfra.kinds import TEXT
+from localinfra.text.showing import links
 
 
 async def create_response(request: Request) -> HttpResponse:
@@ -21,12 +39,33 @@ async def create_response(request: Request) -> HttpResponse:
     asked = await read_conversation(call)
     if call.body.background:
         return await answer_in_background(call, asked)
-    answer = await begin_answer(call, asked)
-    if call.body.stream:
-        return call.named_stream(
-            answer.events(), answer.turn.deltas, answer.failure, answer.heartbeat_event
-        )
-    return call.json(await answer.json())
+    if not call.body.stream:
+        return call.json(await (await begin_answer(call, asked)).json())
+    numbered = Numbered()
+    if not links(asked.messages):
+        return await begin_stream(call, asked, None, numbered)
+    queued = response_to(asked, await call.models.name(TEXT, call.body.model, ROUTE))
+
+    def failure(error: ApiError, scope: Scope) -> NamedEvent:
+        response = failed(queued, error)
+        return numbered([last_event(response, msgspec.Raw(encode(response)))])[0]
+
+    return await call.begun_in_time(
+        begin_stream(call, asked, queued, numbered),
+        lambda: call.named_stream(no_events(), None, failure, None),
+    )
+
+
+async def begin_stream(
+    call: Call[ResponsesRequest],
+    asked: ConversationRequest,
+    queued: Response | None,
+    numbered: Numbered,
+) -> HttpResponse:
+    answer = await begin_answer(call, asked, queued, numbered)
+    return call.named_stream(
+        answer.events(), answer.turn.deltas, answer.failure, answer.heartbeat_event
+    )
 
 
 async def compact_conversation(request: Request) -> HttpResponse:
