@@ -36,7 +36,7 @@ from localinfra.api.http.background import BackgroundAnswer, BackgroundAnswers
 from localinfra.api.http.body import Decoded, read_body
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.form import read_body_or_form
-from localinfra.api.http.late import begun_in_time
+from localinfra.api.http.late import begun_in_time, no_events
 from localinfra.api.http.lines import LineStream
 from localinfra.api.http.pieces import PiecesResponse
 from localinfra.api.http.sse import (
@@ -217,9 +217,13 @@ class Call(Generic[Body]):
         )
 
     async def begun_in_time(
-        self, making: Coroutine[Any, Any, Response], like: "Callable[[], Stream[Any]]"
+        self,
+        making: Coroutine[Any, Any, Response],
+        like: "Callable[[], Stream[Any]] | None" = None,
     ) -> Response:
-        """See `late.begun_in_time`: heartbeats begin when they would in a stream that has begun."""
+        """See `late.begun_in_time`: heartbeats begin when they would in a stream that has begun.
+        Without `like`, it is one of `stream`."""
+        like = like or (lambda: self.stream(no_events(), None))
         return await begun_in_time(making, like, self._keepalive_s)
 
     async def in_background(

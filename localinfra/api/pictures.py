@@ -30,6 +30,11 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 Conversation = tuple[list[Message], ShownPictures]
 
 
+def has_media(messages: Sequence[Message]) -> bool:
+    """Whether there are pictures or sounds in them."""
+    return bool(links(messages))
+
+
 async def with_pictures(
     call: Call[Any], model: "TextModel", messages: Sequence[Message]
 ) -> Conversation:

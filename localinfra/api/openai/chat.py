@@ -34,9 +34,8 @@ from localinfra.api.generation.tools import (
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.background import follow
 from localinfra.api.http.held import holding
-from localinfra.api.http.late import no_events
 from localinfra.api.openai.completion_writer import CompletionObject, CompletionWriter
-from localinfra.api.pictures import with_pictures
+from localinfra.api.pictures import has_media, with_pictures
 from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.formats.pieces import CallArguments, CallStart, Content, Piece, Thought
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out
@@ -44,7 +43,6 @@ from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.text.request import TextParams
-from localinfra.text.showing import links
 from localinfra.text.turn import Turn, TurnRequest, begin_turn, pieces_in
 
 if TYPE_CHECKING:
@@ -241,15 +239,12 @@ async def create_engine_chat_completion(request: Request) -> Response:
 
 
 async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
-    body = call.body
-    body.check()
+    (body := call.body).check()
     if body.background:
         background = await call.in_background(call.id, lambda own: begin_chat(own, name))
         return follow(call.request, background)
-    if body.stream and links(body.messages):
-        return await call.begun_in_time(
-            begin_chat(call, name), lambda: call.stream(no_events(), None)
-        )
+    if body.stream and has_media(body.messages):
+        return await call.begun_in_time(begin_chat(call, name))
     return await begin_chat(call, name)
 
 
@@ -343,8 +338,7 @@ class ChatAnswer:
         self._body = body
         self._use = use
         self._turn = turn
-        of_media = turn.num_image_tokens, turn.num_audio_tokens
-        self._meter = UsageMeter(charge, [turn.num_prompt], body.n, *of_media)
+        self._meter = UsageMeter(charge, [turn.num_prompt], body.n, *turn.num_media_tokens)
         kind = ChatCompletionChunk if body.stream else ChatCompletion
         self._writer = CompletionWriter(kind, "chatcmpl", model.name, body, self._meter)
 

@@ -102,6 +102,9 @@ def _shapes(header: GgufHeader) -> Iterator[str]:
     for name, shape in chain(_encoder(header, found), _projection(header, found)):
         if found.get(name) != shape:
             yield f"has {name} in shape {found.get(name)}, not {shape}; {AGAIN}"
+    for tensor in header.tensors:  # what is added; those of one dimension are checked elsewhere
+        if tensor.name.startswith("a.conv1d.") and tensor.name.endswith(".bias") and tensor.type:
+            yield f"stores {tensor.name} in a type other than f32; {AGAIN}"
     width = header.number("audio.embedding_length")
     places = found.get("a.position_embd.weight", ())
     if len(places) != 2 or places[0] != width or places[1] < PLACES:
