@@ -8,6 +8,7 @@ from types import ModuleType
 
 import msgspec
 
+from localinfra.config.scale import RaySettings, ReplicaGroup
 from localinfra.config.settings import ServerSettings
 from localinfra.models.entries import KINDS
 
@@ -37,7 +38,8 @@ def test_the_document_agrees_with_the_structs() -> None:
 
 
 def test_every_key_has_a_row() -> None:
-    structs: list[type[msgspec.Struct]] = [ServerSettings, *KINDS.values()]
+    structs: list[type[msgspec.Struct]] = [ServerSettings, RaySettings, ReplicaGroup]
+    structs += KINDS.values()
     keys = {key for struct in structs for key in struct.__struct_fields__}
     tables = script.tables()
     assert not {key for key in keys if f"| `{key}` |" not in tables}

@@ -42,6 +42,8 @@ def ray(
     Without --address, serves until Ctrl-C, and reads models.toml again on SIGHUP. With one, returns
     once all is ready; the same command again replaces what runs there, a few replicas at a time.
     """
+    if stop and address is None:
+        raise ConfigError("--stop: say where it runs with --address; else Ctrl-C ends it")
     given: dict[str, object] = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
     if port == 0:
         given["port"] = free_port()
@@ -111,5 +113,5 @@ def banner(config: Config, states: dict[str, dict[str, int]], *, is_own: bool) -
         lines.append("and on each machine of the cluster with a replica, at the same port")
     for name, count in states.items():
         lines.append(f"  {name}: {sum(count.values())}")
-    end = "Press Ctrl-C to stop." if is_own else "It goes on; `localinfra ray --stop` ends it."
+    end = "Press Ctrl-C to stop." if is_own else "It goes on; the same command with --stop ends it."
     return "\n".join([*lines, "", end])

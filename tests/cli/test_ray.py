@@ -39,6 +39,12 @@ def test_mistakes_in_groups_end_it_before_anything_starts(path: Path) -> None:
     assert 'models: no model is called "n"; known: m' in done.stderr
 
 
+def test_stop_asks_for_the_cluster(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    done = CliRunner().invoke(main, ["ray", str(path), "--stop"])
+    assert done.exit_code == 2 and "--address" in done.stderr
+
+
 def test_other_machines_need_a_key_as_ever(path: Path) -> None:
     with pytest.raises(ConfigError, match="without an API key"):
         read(path, {"host": "0.0.0.0"})
