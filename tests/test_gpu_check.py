@@ -16,7 +16,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from gpucheck import building, packing, running, shapes, speed, tools  # noqa: E402
-from gpucheck.fidelity import likeness, verdict  # noqa: E402
+from gpucheck.fidelity import ON_DEVICE, environment_of_tests, likeness, verdict  # noqa: E402
 from gpucheck.rows import Row, Sheet, as_table, read_rows  # noqa: E402
 
 from localinfra.llama.model import Model, ModelSettings  # noqa: E402
@@ -69,6 +69,18 @@ def test_raw_weights_have_the_deviation_that_was_asked_for() -> None:
     for raw, kind in ((shapes.raw_q8, shapes.Q8_0), (shapes.raw_q4, shapes.Q4_1)):
         values = gguf.quants.dequantize(raw(random, 64, 256, 0.05), kind)
         assert abs(values.mean()) < 0.002 and values.std() == pytest.approx(0.05, rel=0.05)
+
+
+def test_tests_on_the_device_load_models_with_all_layers() -> None:
+    program = (
+        f"import {ON_DEVICE} as plugin\n"
+        "from localinfra.llama.model import Model, ModelSettings\n"
+        "plugin._load = lambda self, path, settings: print(settings.gpu_layers)\n"
+        "Model('x', ModelSettings()), Model('x', ModelSettings(vocabulary_only=True))\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment_of_tests(), capture_output=True, text=True)
+    assert done.stdout.split() == ["999", "0"], done.stderr
 
 
 def test_rows_are_compared_with_their_own_spread() -> None:

@@ -27,6 +27,7 @@ TESTED = {
     "MTP and draft models": ["llama/test_mtp.py", "llama/test_draft_models.py"],
     "all kinds of tiny models": ["llama/test_tiny_models.py"],
 }
+ON_DEVICE = "gpucheck.on_device"
 QUICKLY = ("sliding windows",)
 WORST_SHARE = 0.05  # of the spread of a row's logits: half-precision sums in another order
 
@@ -37,24 +38,16 @@ def run_tests(around: Surroundings, sheet: Sheet) -> None:
         if around.is_quick and title not in QUICKLY:
             continue
         paths = [str(ROOT / "tests" / file) for file in files]
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "gpucheck.on_device",
-            "-m",
-            "not slow",
-        ]
-        command += ["-p", "no:cacheprovider", *paths]
+        # Others' versions of packages may warn, which fails tests here.
+        command = [sys.executable, "-m", "pytest", "-m", "not slow", "-W", "default"]
+        command += ["-p", ON_DEVICE, "-p", "no:cacheprovider", *paths]
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, env=test_environment()
+            command, cwd=ROOT, capture_output=True, text=True, env=environment_of_tests()
         )
         sheet.add(f"tests on {where}: {title}", verdict(done.returncode, done.stdout))
 
 
-def test_environment() -> dict[str, str]:
+def environment_of_tests() -> dict[str, str]:
     path = os.pathsep.join((str(ROOT / "scripts"), str(ROOT), os.environ.get("PYTHONPATH", "")))
     return os.environ | {"PYTHONPATH": path}
 
