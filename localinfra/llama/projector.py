@@ -138,8 +138,7 @@ class Projector:
                 "the model has no words for what its projector writes around parts of a picture: "
                 "they don't belong together"
             )
-        is_coarse = isinstance(content, Pixels) and content.is_coarse
-        return self._whole(found) if is_coarse else found
+        return found
 
     def _whole(self, chunks: list[Any]) -> list[Any]:
         """Of a picture in tiles, what shows all of it, with the words around."""
