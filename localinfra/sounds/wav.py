@@ -38,20 +38,22 @@ def read_wav(data: bytes, rate: int, max_seconds: float) -> "NDArray[np.float32]
     """[num_samples], one channel at `rate`. Raises BadSound."""
     import numpy as np
 
-    from localinfra.sounds.resampling import resampled
+    from localinfra.sounds.resampling import Resampler
 
     form, start, end = _parts(data)
     num_frames = (end - start) // form.frame_bytes
     check_length(num_frames, form.rate, max_seconds)
-    mono = np.empty(num_frames, np.float32)
+    resampler = Resampler(form.rate, rate)
     for first in range(0, num_frames, BLOCK):
         last = min(first + BLOCK, num_frames)
         piece = data[start + first * form.frame_bytes : start + last * form.frame_bytes]
         channels = _values(piece, form).reshape(-1, form.num_channels)
-        np.mean(channels, axis=1, dtype=np.float32, out=mono[first:last])
-    if not np.isfinite(mono).all():
-        raise BadSound(f"has samples that are no numbers; {AGAIN}")
-    return resampled(np.clip(mono, -1, 1, out=mono), form.rate, rate)
+        mono = channels.mean(axis=1, dtype=np.float32)
+        if not np.isfinite(mono).all():
+            raise BadSound(f"has samples that are no numbers; {AGAIN}")
+        resampler.push(np.clip(mono, -1, 1, out=mono))
+    resampler.finish()
+    return np.concatenate(resampler.pieces)
 
 
 def _parts(data: bytes) -> tuple[WavFormat, int, int]:

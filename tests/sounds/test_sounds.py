@@ -1,6 +1,7 @@
 """Sound files become samples, and hostile ones an error that says what to do."""
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 from sound_files import RATE, chunk, compressed, noise, stored, tone, wav
 
 from localinfra.errors import InvalidRequest
-from localinfra.sounds import decoding
-from localinfra.sounds.resampling import resampled
+from localinfra.sounds import decoding, resampling
+from localinfra.sounds.resampling import Resampler, resampled
 from localinfra.sounds.samples import MAX_BYTES, is_sound, read_samples
 from localinfra.sounds.wav import companded
 
@@ -68,6 +69,43 @@ def test_what_the_new_rate_cannot_hold_is_gone() -> None:
     assert abs(found[400:-400]).max() < 1e-3
     odd = resampled(tone(0.1, 500, 44_101), 44_101, RATE)
     assert abs(odd[200:-200] - tone(0.1, 500)[: len(odd)][200:-200]).max() < 2e-4
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 44_101, 192_000])
+def test_a_sound_in_blocks_becomes_the_same_bits(
+    rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = noise(1.3, rate=rate)
+    at_once = resampled(sound, rate, RATE)
+    monkeypatch.setattr(resampling, "PIECE", 5_000)
+    found = []
+    for size in (len(sound), 77_777, 10_000, 4_097):
+        resampler = Resampler(rate, RATE)
+        for first in range(0, len(sound), size):
+            resampler.push(sound[first : first + size])
+        resampler.finish()
+        found.append(np.concatenate(resampler.pieces))
+    assert len(found[0]) == len(at_once) and abs(found[0] - at_once).max() < 1e-6
+    assert all(np.array_equal(one, found[0]) for one in found)
+
+
+def test_memory_follows_what_a_sound_becomes_and_not_its_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """192,000 samples per second become 16,000."""
+    monkeypatch.setattr(resampling, "PIECE", 1 << 14)
+    block = noise(0.1, rate=192_000)
+    tracemalloc.start()
+    try:
+        resampler = Resampler(192_000, RATE)
+        for _ in range(100):
+            resampler.push(block)
+        resampler.finish()
+        size = sum(piece.nbytes for piece in resampler.pieces)
+        assert size == 4 * 10 * RATE
+        assert tracemalloc.get_traced_memory()[1] < size + 20 * (4 << 14), "whole: 7,680,000"
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("form", ["MP3", "FLAC", "OGG"])
