@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 import ray
 from msgspec.structs import replace
 from ray import serve
+from ray._private.authentication import authentication_token_setup
 from ray.exceptions import RayActorError
+from ray.serve import context
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -267,17 +269,34 @@ def deployment_name(group: str) -> str:
     return f"models-{group}"
 
 
-def join(address: str | None) -> bool:
-    """Joins a cluster, or starts one on this machine. Returns whether it was started: it ends with
-    this process."""
+def join(address: str | None) -> None:
+    """Joins a cluster, or starts one on this machine: it ends with this process. The one who starts
+    a cluster decides whether its ports ask for a token; who has one shows it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
     os.environ.setdefault("RAY_worker_niceness", "0")  # by default, all other programs come first
-    address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
     if address is None:
         options["include_dashboard"] = False
-    ray.init(address=address, **options)
-    return address is None
+    else:
+        # Ray itself does so for `auto` alone. It warns if there is none.
+        authentication_token_setup.maybe_enable_token_auth_if_token_available()
+    # Without an address, Ray would join any cluster that this machine has started.
+    ray.init(address=address or "local", **options)
+
+
+def listening() -> dict[str, Any]:
+    """The `[server]` settings by which Serve listens since its first start, as it can't change
+    them; empty if it doesn't run yet."""
+    client = context._get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return {}
+    found = client.http_config
+    return {
+        "host": found.host or "127.0.0.1",
+        "port": found.port,
+        "tls_cert": found.ssl_certfile,
+        "tls_key": found.ssl_keyfile,
+    }
 
 
 def deploy(config: Config, runtime: str = RUNTIME) -> None:
@@ -342,9 +361,8 @@ def lifecycle(config: Config) -> dict[str, float]:
 
 
 def http_options(settings: ServerSettings) -> dict[str, Any]:
-    host = "127.0.0.1" if settings.host == "localhost" else settings.host
     options: dict[str, Any] = {
-        "host": host,
+        "host": "127.0.0.1" if settings.host == "localhost" else settings.host,
         "port": settings.port,
         "keep_alive_timeout_s": round(settings.idle_timeout_s),
     }
@@ -364,7 +382,18 @@ def statuses() -> dict[str, dict[str, int]]:
     return {name: dict(one.replica_states) for name, one in found.items()}
 
 
+def stop() -> bool:
+    """Ends the deployments on a cluster that others may use too. Returns whether there were any."""
+    applications = serve.status().applications
+    if applications.keys() > {APP}:
+        serve.delete(APP, _blocking=False)
+    elif APP in applications:
+        serve.shutdown()  # and frees the port
+    ray.shutdown()
+    return APP in applications
+
+
 def end() -> None:
-    """Ends the deployments, and the cluster if this process has started it."""
+    """Ends the cluster that this process has started."""
     serve.shutdown()
     ray.shutdown()

@@ -1,9 +1,11 @@
 """`scripts/gpu_check`: its parts on plain values, and the quick form as a whole."""
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -179,7 +181,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
     )
     monkeypatch.setattr(running, "SCRIPT", script)
     part = running.Part("title", "module.function", 600)
-    limited = part._replace(limit_s=1)
+    limited = part._replace(limit_s=5)  # it must have begun, on a slow machine too
     monkeypatch.setattr(running, "PARTS", {"build": part, "logits": limited, "speed": part})
     out = tmp_path / "out"
     return Namespace(
@@ -198,6 +200,69 @@ def test_a_part_that_hangs_or_dies_is_noted_and_the_next_goes_on(parts: Namespac
         "FAILED: ended with status 3"
     ]
     assert as_table(rows) in (parts.out / "table.md").read_text()
+
+
+def test_told_to_end_it_ends_its_part_and_keeps_what_that_found(
+    parts: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.only = ["logits"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(process: "subprocess.Popen[bytes]", limit_s: float) -> int | None:
+        if started:
+            return ended(process, limit_s)
+        started.append(process)
+        while not (parts.out / "build.jsonl").exists() or not read_rows(parts.out / "build.jsonl"):
+            time.sleep(0.01)
+        raise SystemExit(1)
+
+    ended = running.ended
+    monkeypatch.setattr(running, "ended", interrupted)
+    with pytest.raises(SystemExit):
+        running.run_all(parts)
+    assert started[0].returncode is not None
+    [row] = json.loads((parts.out / "results.json").read_text())["rows"]
+    assert row["what"] == "half"
+
+
+def test_rows_of_an_earlier_run_are_not_taken_for_this_ones(
+    parts: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.run_all(parts)
+    parts.only = ["speed"]
+    monkeypatch.setattr(running, "SCRIPT", parts.work / "missing.py")
+    assert running.run_all(parts) == 2
+    rows = json.loads((parts.out / "results.json").read_text())["rows"]
+    assert {row["found"] for row in rows} == {"FAILED: ended with status 2"}
+
+
+def test_compilers_end_with_the_part_that_started_them(tmp_path: Path) -> None:
+    """A child of the build holds a pipe open; its end says that nobody does any more."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    program = "\n".join(
+        (
+            "import os, sys, subprocess",
+            f"sys.path[:0] = [{str(SCRIPTS)!r}, {str(SCRIPTS.parent)!r}]",
+            "from pathlib import Path",
+            "from gpucheck import building, running",
+            "import signal",
+            "signal.signal(signal.SIGTERM, running.stop)",
+            "building.EVERY_S = 0.05",
+            "subprocess.Popen = lambda *a, real=subprocess.Popen, **k: real(",
+            f"    *a, **k, pass_fds=[{writing}])",
+            "building.run(['sh', '-c', 'sleep 600 & echo begun; wait'], dict(os.environ),",
+            f"    Path({str(tmp_path / 'log')!r}))",
+        )
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, pass_fds=[writing], stdout=subprocess.PIPE) as part:
+        os.close(writing)
+        assert part.stdout and b".." in part.stdout.readline()  # it waits for the compilers
+        part.terminate()
+    assert part.returncode == 1
+    assert os.read(reading, 1) == b""
+    os.close(reading)
 
 
 def test_parts_after_the_time_is_up_are_not_run(parts: Namespace) -> None:

@@ -4,16 +4,16 @@ import contextlib
 import logging
 import queue
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import click
 from msgspec.structs import replace
 
 from localinfra import logs
-from localinfra.cli.child import free_port
 from localinfra.config import settings as config_file
-from localinfra.config.settings import Config, is_local, local_url
+from localinfra.config.settings import Config, ServerSettings, is_local, local_url
 from localinfra.errors import ConfigError
 from localinfra.keys import file as key_file
 from localinfra.models import catalog as catalog_file
@@ -42,43 +42,111 @@ def ray(
     Without --address, serves until Ctrl-C, and reads models.toml again on SIGHUP. With one, returns
     once all is ready; the same command again replaces what runs there, a few replicas at a time.
     """
-    if stop and address is None:
-        raise ConfigError("--stop: say where it runs with --address; else Ctrl-C ends it")
+    if address in ("", "local"):
+        address = None
+    if stop:
+        end_on(address)
+        return
     given: dict[str, object] = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
-    if port == 0:
-        given["port"] = free_port()
     config = read(path, given)
     logs.configure(config.server.log_level, config.server.log_format)
-    try:
-        from localinfra import ray_serve
-    except ImportError as error:
-        raise ConfigError(f"{INSTALL} ({error})") from None
+    ray_serve = library()
+    is_own = address is None
+    if is_own:
+        config = claimed(config)
     with refusing():
-        is_own = ray_serve.join(address)
-    if stop:
-        ray_serve.end()
-        return
+        ray_serve.join(address)
     try:
+        if running := ray_serve.listening():
+            config = staying(config, running, given)
+        elif not is_own:
+            config = claimed(config)
         with refusing():
             ray_serve.deploy(config)
         click.echo(banner(config, ray_serve.statuses(), is_own=is_own))
         if is_own:
-            serve_until_signal(lambda: ray_serve.deploy(read(path, given)))
+            serve_until_signal(
+                lambda: ray_serve.deploy(staying(read(path, given), ray_serve.listening(), {}))
+            )
     finally:
         if is_own:
             ray_serve.end()
 
 
-def read(path: Path | None, given: dict[str, object]) -> Config:
+def library() -> ModuleType:
+    """`ray_serve`. Raises ConfigError without Ray."""
+    try:
+        from localinfra import ray_serve
+    except ImportError as error:
+        raise ConfigError(f"{INSTALL} ({error})") from None
+    return ray_serve
+
+
+def end_on(address: str | None) -> None:
+    """Needs no models.toml. Raises ConfigError."""
+    if address is None:
+        raise ConfigError(
+            "--stop: name the cluster, such as --address auto. What serves on its own Ray ends by "
+            "Ctrl-C"
+        )
+    ray_serve = library()
+    with refusing():
+        ray_serve.join(address)
+        has_ended = ray_serve.stop()
+    click.echo("It has ended." if has_ended else "localinfra does not run there.")
+
+
+def read(path: Path | None, given: Mapping[str, object]) -> Config:
     """The settings, checked. Raises ConfigError."""
     config = config_file.load(path)
     config = replace(config, server=replace(config.server, **given))
-    book = key_file.read(key_file.default_path())
-    config.server.check_exposure(has_named_keys=book is not None and bool(book.keys))
+    check_exposure(config.server)
     Groups(config.scale, catalog_file.discover(config), config.path)
     if config.server.ollama_port is not None:
         logger.warning("ollama_port has no effect on Ray: Ollama's clients are served at `port`")
     return config
+
+
+def check_exposure(settings: ServerSettings) -> None:
+    """Raises ConfigError."""
+    book = key_file.read(key_file.default_path())
+    settings.check_exposure(has_named_keys=book is not None and bool(book.keys))
+
+
+def claimed(config: Config) -> Config:
+    """With a port that is free on this machine. Ray's proxies share theirs with all programs that
+    ask for that: another one's would get half of the requests. Raises ConfigError."""
+    from localinfra.cli.serve import take_address
+
+    sockets = take_address(config.server.host, config.server.port)
+    port = sockets[0].getsockname()[1]
+    for one in sockets:
+        one.close()
+    return replace(config, server=replace(config.server, port=port))
+
+
+def staying(config: Config, running: Mapping[str, object], given: Mapping[str, object]) -> Config:
+    """With the address and certificate that Ray Serve was first started with: what may be open to
+    whom is judged by these. `given`: by options. Raises ConfigError."""
+    place = f"{running['host']}:{running['port']}"
+    asked = {"host": config.server.host, "port": config.server.port or running["port"]}
+    if asked["host"] == "localhost":
+        asked["host"] = "127.0.0.1"
+    for name, value in asked.items():
+        if name in given and value != running[name]:
+            raise ConfigError(
+                f"Ray Serve listens on {place} there since its first start: leave out --{name}, or "
+                "end it by --stop first"
+            )
+    settings = replace(config.server, **running)
+    check_exposure(settings)
+    if asked.items() - running.items() or config.server.tls_cert != settings.tls_cert:
+        logger.warning(
+            "Ray Serve stays as it was first started, on %s%s: end it to change that",
+            place,
+            " with a certificate" if settings.tls_cert else "",
+        )
+    return replace(config, server=settings)
 
 
 @contextlib.contextmanager
@@ -113,5 +181,5 @@ def banner(config: Config, states: dict[str, dict[str, int]], *, is_own: bool) -
         lines.append("and on each machine of the cluster with a replica, at the same port")
     for name, count in states.items():
         lines.append(f"  {name}: {sum(count.values())}")
-    end = "Press Ctrl-C to stop." if is_own else "It goes on; the same command with --stop ends it."
+    end = "Press Ctrl-C to stop." if is_own else "It goes on until --stop at this --address."
     return "\n".join([*lines, "", end])

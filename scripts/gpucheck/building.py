@@ -4,6 +4,7 @@ it where Python finds it: a folder that goes before the machine's own packages."
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -113,15 +114,23 @@ def cuda_environment() -> dict[str, str]:
 
 
 def run(command: list[str], environment: dict[str, str], log: Path) -> str:
-    """Shows the last line of progress now and then. Returns what is wrong, or ""."""
+    """Shows the last line of progress now and then. Returns what is wrong, or "". If this part is
+    told to end, so are the compilers: they would slow down what the others measure."""
     with log.open("wb") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
-    while True:
-        try:
-            status = process.wait(EVERY_S)
-            break
-        except subprocess.TimeoutExpired:
-            print(f"  .. {progress(log.read_text(errors='replace'))}", flush=True)
+        process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        while True:
+            try:
+                status = process.wait(EVERY_S)
+                break
+            except subprocess.TimeoutExpired:
+                print(f"  .. {progress(log.read_text(errors='replace'))}", flush=True)
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     return "" if status == 0 else first_error(log.read_text(errors="replace"))
 
 

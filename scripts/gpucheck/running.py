@@ -45,7 +45,8 @@ GRACE_S = 15.0  # for a part that is told to end, which has servers to end
 
 
 def run_all(options: Namespace) -> int:
-    """Returns how many rows are failures."""
+    """Returns how many rows are failures. On Ctrl-C and `stop`, ends its part and keeps what there
+    is."""
     options.out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60 * options.minutes
     rows: list[Row] = []
@@ -57,7 +58,11 @@ def run_all(options: Namespace) -> int:
         limit_s = part.limit_s * (1 if options.minutes <= 12 else options.minutes / 12)
         left_s = deadline - time.monotonic() - GRACE_S
         if left_s > 0:
-            rows += run_part(name, options, min(limit_s, left_s))
+            try:
+                rows += run_part(name, options, min(limit_s, left_s))
+            except (KeyboardInterrupt, SystemExit):
+                save(options.out, [*rows, *read_rows(options.out / f"{name}.jsonl")])
+                raise
         else:
             rows.append(Row(part.title, "not run: the time was up", part=name))
         save(options.out, rows)
@@ -69,18 +74,18 @@ def run_part(name: str, options: Namespace, limit_s: float) -> list[Row]:
     """Its rows, and one more if it did not end well."""
     begun = time.monotonic()
     file = options.out / f"{name}.jsonl"
+    file.unlink(missing_ok=True)  # an earlier run's rows would look like this one's
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), "--part", name, *passed_on(options)],
         env=environment(options.work),
         stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for this process, which tells the part
     )
-    status = None
-    for sign, patience_s in ((None, limit_s), (signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
-        if sign:
-            process.send_signal(sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            status = process.wait(patience_s)
-            break
+    try:
+        status = ended(process, limit_s)
+    finally:
+        if process.returncode is None:
+            ended(process, 0)
     seconds = time.monotonic() - begun
     rows = read_rows(file)
     if seconds > limit_s:
@@ -89,6 +94,16 @@ def run_part(name: str, options: Namespace, limit_s: float) -> list[Row]:
         how = f"signal {-status}" if status < 0 else f"status {status}"
         rows.append(Row(PARTS[name].title, f"FAILED: ended with {how}", part=name))
     return rows
+
+
+def ended(process: "subprocess.Popen[bytes]", limit_s: float) -> int | None:
+    """Its status once it has ended, by itself or after the limit by signals."""
+    for sign, patience_s in ((None, limit_s), (signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+        if sign:
+            process.send_signal(sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(patience_s)
+    return None
 
 
 def passed_on(options: Namespace) -> list[str]:
