@@ -22,6 +22,7 @@ from localinfra.scale.groups import Groups
 logger = logging.getLogger(__name__)
 
 INSTALL = "Ray is not installed here: pip install 'localinfra[ray]'"
+SIGNAL_POLL_S = 0.2
 
 
 @click.command()
@@ -164,7 +165,8 @@ def serve_until_signal(deploy: Callable[[], None]) -> None:
     listened = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     for number in listened:
         signal.signal(number, lambda number, frame: came.put(number))
-    while came.get() == signal.SIGHUP:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, listened)
+    while next_of(came) == signal.SIGHUP:
         try:
             with refusing():
                 deploy()
@@ -172,6 +174,14 @@ def serve_until_signal(deploy: Callable[[], None]) -> None:
             logger.error("all stays as it was: %s", error)
         else:
             logger.info("models.toml was read again, and all replicas were replaced")
+
+
+def next_of(came: "queue.SimpleQueue[int]") -> int:
+    """A signal that the system hands to another thread, such as one of Ray's, does not wake this
+    one, which alone runs its handler."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return came.get(timeout=SIGNAL_POLL_S)
 
 
 def banner(config: Config, states: dict[str, dict[str, int]], *, is_own: bool) -> str:
