@@ -128,11 +128,12 @@ class Gateway:
         raise died()
 
     def _count(self, scope: Scope, asked: Asked) -> None:
-        """Counts the request for its key's limits. Raises RateLimited."""
+        """Counts the request for its key's limits, unless the key may not use the model. A model
+        that is unknown here may have been pulled since. Raises RateLimited."""
         permit = RequestState.of(scope).permit
         known = self._catalog.only(permit.models)
-        is_known = asked.model in known.names_by_id or known.fallback_model is not None
-        if asked.uses_model and (asked.model is None or is_known):
+        may_use = asked.model in known.names_by_id or known.fallback_model is not None
+        if asked.uses_model and (asked.model is None or permit.models is None or may_use):
             permit.expected_tokens = asked.expected_tokens
             permit.enter()
 

@@ -193,3 +193,16 @@ def test_keys_are_checked_and_limited_by_the_gateway(tmp_path: Path) -> None:
         assert scaled.client.get("/v1/models").status_code == 200
     finally:
         scaled.close()
+
+
+def test_models_that_the_gateway_does_not_know_count_too(tmp_path: Path) -> None:
+    """A replica may have found one since."""
+    holders = Holders(key_file(tmp_path, {"limited": {"rpm": 2}}))
+    holders.read()
+    scaled = ScaledEcho(tmp_path, NO_PULLED, holders)
+    try:
+        scaled.client.headers["authorization"] = "Bearer limited"
+        replies = [scaled.say("hello", model="pulled") for _ in range(3)]
+        assert [reply.status_code for reply in replies] == [404, 404, 429]
+    finally:
+        scaled.close()
