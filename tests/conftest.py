@@ -1,9 +1,11 @@
 """Makes `fakes` importable: the tests are no package. Children get the signals of a terminal. And
 the pipeline that several modules use. No test sees this user's keys or conversations."""
 
+import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -37,6 +39,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     is_default = config.option.markexpr == "not slow and not clients and not browser and not ray"
     has_all = config.args == config.getini("testpaths")
     return min(2, os.cpu_count() or 1) if is_default and has_all else 0
+
+
+@pytest.fixture(autouse=True)
+def log_level_as_before() -> Iterator[None]:
+    """Commands that run in this process set it, and later tests count the lines they find."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
