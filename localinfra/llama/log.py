@@ -63,10 +63,10 @@ def noted() -> Iterator[Warnings]:
 
 @contextmanager
 def silenced() -> Iterator[bool]:
-    """Whether llama.cpp says nothing in the block: for a load that is known to go well, since the
-    two thousand lines of a small model take a tenth of a start, where other threads compute in
-    Python. It is so for the first load of a process alone, when no other could miss its lines, and
-    only until another thread loads something too."""
+    """Whether llama.cpp says nothing in the block: for a load that is known to go well, since each
+    of the two thousand lines of a small model waits for the interpreter while others import.
+    It is so for the first load of a process alone, when no other could miss its lines, and only
+    until another thread loads something too."""
     global _has_heard, _silent_thread
     with _lock:
         is_silent = not _has_heard and not logger.isEnabledFor(logging.DEBUG)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from models.changing import dropping, setting
 from models.tiny_gguf import BOOL, F32, I32, STRING, U32, TinyModel, Value, tiny_gemma3, tiny_llama
 from models.tiny_projectors import (
     tiny_gemma3_projector,
@@ -26,17 +27,6 @@ def written(
     if change:
         change(projector)
     return tiny_llama().write(folder / "m.gguf"), projector.write(folder / "mmproj-m.gguf")
-
-
-def setting(key: str, value: Value) -> Callable[[TinyModel], object]:
-    return lambda model: model.metadata.__setitem__(key, value)
-
-
-def dropping(name: str) -> Callable[[TinyModel], object]:
-    def drop(model: TinyModel) -> None:
-        model.tensors = [tensor for tensor in model.tensors if tensor.name != name]
-
-    return drop
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from models.changing import dropping, setting
 from models.mutations import projector_mutations
 from models.tiny_eyes import tiny_idefics3_projector, tiny_llava_projector
 from models.tiny_gguf import (
@@ -41,17 +42,6 @@ def written(
     if change:
         change(projector)
     return tiny_gemma3().write(folder / "m.gguf"), projector.write(folder / "mmproj-m.gguf")
-
-
-def setting(key: str, value: Value) -> Callable[[TinyModel], object]:
-    return lambda model: model.metadata.__setitem__(key, value)
-
-
-def dropping(name: str) -> Callable[[TinyModel], object]:
-    def drop(model: TinyModel) -> None:
-        model.tensors = [tensor for tensor in model.tensors if tensor.name != name]
-
-    return drop
 
 
 @pytest.mark.parametrize(("model", "projector"), PAIRS)
