@@ -108,3 +108,4 @@ class EngineStats(msgspec.Struct, frozen=True):
     num_accepted: int = 0  # of these
     step_s: float = 0.0  # that decoding took
     num_step_tokens: int = 0  # in the batches: of prompts, of answers, and drafted
+    num_answering: int = 0  # of those running, beyond their prompts

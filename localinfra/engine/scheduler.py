@@ -165,6 +165,7 @@ class Scheduler:
             num_accepted=self.drafting.num_accepted,
             step_s=self._step_s,
             num_step_tokens=self._num_step_tokens,
+            num_answering=sum(sequence.is_decoding for sequence in self.running),
         )
 
     def accept(self, chunk: Chunk) -> None:

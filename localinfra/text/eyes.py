@@ -23,6 +23,7 @@ from localinfra.journal import Mark, StepKind
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels, read_pixels
 from localinfra.sounds.samples import Samples, read_samples
+from localinfra.text.courtesy import Company, Courtesy
 from localinfra.watchdog import Pulse
 
 # Encoded pictures that are kept, for the next turns of their conversations: ten of 1,024 tokens of
@@ -101,11 +102,11 @@ class Eyes:
         *,
         is_shared: bool = False,
         mark_of: Callable[[], Mark] = Mark,
-        has_company: Callable[[], bool] = lambda: False,
+        company: Callable[[], Company] = lambda: Company.NONE,
     ):
         """`max_waiting` pictures may wait to be decoded, and as many to be encoded. `identity`:
         what rows depend on besides pixels. `is_shared`: clients may use each other's. `mark_of`:
-        where the model's worker notes what it does. `has_company`: whether it has work now."""
+        where the model's worker notes what it does. `company`: what that does now."""
         self._name = name
         self._identity = identity.encode()
         self._encoder = encoder
@@ -113,7 +114,7 @@ class Eyes:
         self._encoding = BoundedExecutor(f"{name} to see pictures", 1, max_waiting)
         self._is_shared = is_shared
         self._mark_of = mark_of
-        self._has_company = has_company
+        self._courtesy = Courtesy(company)
         self._kept = KeptPictures(kept_bytes)
         self._running: dict[PictureKey, Encoding] = {}
         # digests of files → of their pixels, both for each owner
@@ -264,7 +265,13 @@ class Eyes:
         return seen
 
     def _read(self, content: Content) -> tuple[PicturePart, ...]:
-        return self._encoder.read(content, self._check, self._has_company)
+        courtesy = self._courtesy
+        try:
+            return self._encoder.read(
+                content, lambda: courtesy.give_way(self._check), lambda: courtesy.has_company
+            )
+        finally:
+            courtesy.ended()
 
     def _picture(self, digest: bytes, at: int, part: PicturePart, is_sound: bool) -> Picture:
         assert part.rows is not None

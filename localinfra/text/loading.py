@@ -25,6 +25,7 @@ from localinfra.models.sources import locate
 from localinfra.optimize import store
 from localinfra.optimize.job import OptimizeJob
 from localinfra.prefixes.shelves import Shelves
+from localinfra.text.courtesy import Company
 from localinfra.text.draft import load_draft, plan_with_draft
 from localinfra.text.identity import identity
 from localinfra.text.placing import TextPlan, place, short_context
@@ -119,8 +120,15 @@ def eyes_of(
         plan.projector_identity,
         is_shared=is_shared,
         mark_of=lambda: engine.mark,  # set once it is loaded
-        has_company=lambda: engine.stats.num_running > 0,
+        company=lambda: company_of(engine),
     )
+
+
+def company_of(engine: "Engine") -> Company:
+    stats = engine.stats
+    if stats.num_answering:
+        return Company.ANSWERING
+    return Company.READING if stats.num_running or engine.num_waiting else Company.NONE
 
 
 def check_generates(name: str, path: Path, model: Model) -> None:

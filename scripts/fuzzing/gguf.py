@@ -24,6 +24,7 @@ from random import Random
 from benchlib import PYTHON, ROOT
 
 CHILD = Path(__file__).with_name("load_gguf.py")
+TEMPLATE = ROOT / "scripts" / "gemma.jinja"  # for files that have none
 ANSWER_S = 300.0  # of a file that takes a second; a busy machine is slow
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of value types
 STRING, ARRAY = 8, 9
@@ -248,8 +249,8 @@ class Copies:
 class Child:
     """Loads one file after another, and is started again after each death."""
 
-    def __init__(self, log: Path) -> None:
-        self._log = log
+    def __init__(self, log: Path, arguments: list[Path]) -> None:
+        self._log, self._arguments = log, arguments
         self._process: subprocess.Popen[str] | None = None
 
     def load(self, path: Path) -> str:
@@ -274,8 +275,8 @@ class Child:
         environment = os.environ | {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": str(ROOT)}
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [PYTHON, CHILD], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=log, text=True,
+                [PYTHON, CHILD, *self._arguments], env=environment, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
 
     def close(self) -> None:
@@ -288,7 +289,8 @@ class Child:
 def outcomes(
     real: RealFile, seed: int, numbers: Iterator[int], folder: Path
 ) -> Iterator[tuple[int, str, Mutant]]:
-    copies, child = Copies(real, folder), Child(folder / "log")
+    arguments = [] if "template" in real.by_kind else [TEMPLATE]
+    copies, child = Copies(real, folder), Child(folder / "log", arguments)
     try:
         for number in numbers:
             mutant = real.mutant(seed, number)
