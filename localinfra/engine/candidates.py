@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localinfra.engine.draws import (
-    NUM_GROUPS,
+    NUM_BEST,
     Floats,
     Ids,
     has_groups,
     nucleus_size,
     race,
+    race_against_rest,
     weights_of,
 )
 from localinfra.engine.request import SamplingParams
@@ -75,9 +76,9 @@ def ranked(
 
 
 def may_decide(params: SamplingParams, found: Candidates) -> bool:
-    """Whether looking at them is worth it: without truncation, any token may be drawn."""
+    """Whether looking at them is worth it: without truncation, it takes the best `NUM_BEST`."""
     is_truncated = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
-    return is_truncated or len(found.ids) == found.num_vocab
+    return is_truncated or len(found.ids) >= min(NUM_BEST, found.num_vocab)
 
 
 def best(found: Ranked) -> int | None:
@@ -94,6 +95,8 @@ def draw_among(
     if not num_sure:
         return None
     count = _num_left(found, params)
+    if count is None and not params.top_k and params.top_p == 1:
+        return _draw_against_rest(found, params, key, spare)
     if count is None or count > num_sure:
         return None
     ids, logits = found.ids[:count], found.logits[:count]
@@ -101,10 +104,35 @@ def draw_among(
     if params.min_p > 0:
         is_left = logits >= top + math.log(params.min_p)
         ids, logits = ids[is_left], logits[is_left]
+    return race(ids, weights_of(logits, top, params.temperature), key)
+
+
+def _draw_against_rest(
+    found: Ranked, params: SamplingParams, key: np.uint64, spare: np.uint64
+) -> int | None:
+    """Without truncation, or with a min_p that reaches beyond the candidates."""
+    if found.total is None or len(found.ids) < NUM_BEST or not has_groups(found.num_vocab):
+        return None
+    floor, top = found.logits[NUM_BEST - 1], found.logits[0]
+    is_best = found.logits > floor
+    ids, logits = found.ids[is_best], found.logits[is_best]
+    if params.min_p > 0:
+        is_left = logits >= top + math.log(params.min_p)
+        ids, logits = ids[is_left], logits[is_left]
+    rest = found.total * (1 + SUM_ERROR) - float(weights_of(logits, top).sum())
+    highest = math.exp(floor - top)
+    most = _most_at(params.temperature, max(0.0, rest), highest, found.num_vocab - len(ids))
     weights = weights_of(logits, top, params.temperature)
-    if params.top_k or params.top_p < 1 or not has_groups(found.num_vocab):
-        return race(ids, weights, key)
-    return race_in_groups(ids, weights, key, spare)
+    return race_against_rest(ids, weights, most * (1 + SUM_ERROR), key, spare)
+
+
+def _most_at(temperature: float, total: float, highest: float, count: int) -> float:
+    """The most that `count` weights can sum to at a temperature, each of at most `highest` and all
+    of `total` at 1: a power of them all, as high as they can be below 1, and equal above."""
+    power = 1 / temperature
+    if temperature < 1:
+        return total * float(highest ** (power - 1))
+    return count * float((total / count) ** power)
 
 
 def _num_left(found: Ranked, params: SamplingParams) -> int | None:
@@ -134,16 +162,3 @@ def _nucleus(found: Ranked, top_p: float) -> int | None:
         for error in (-SUM_ERROR, SUM_ERROR)
     )
     return least if least == most else None
-
-
-def race_in_groups(ids: Ids, weights: Floats, key: np.uint64, spare: np.uint64) -> int:
-    """As over a whole row in which all other tokens have a weight of 0 (`draws.draw`)."""
-    by_id = np.argsort(ids)
-    ids, weights = ids[by_id], weights[by_id]
-    members = ids % NUM_GROUPS
-    sums = np.zeros(NUM_GROUPS, np.float32)
-    np.add.at(sums, members, weights)
-    groups = np.unique(members)
-    group = race(groups, sums[groups], spare)
-    is_in = members == group
-    return race(ids[is_in] // NUM_GROUPS, weights[is_in], key) * NUM_GROUPS + group

@@ -22,7 +22,10 @@ Ids = NDArray[np.intp]
 # The vocabulary is split into this many interleaved groups: few enough to sort, and more than any
 # top_k, so that the maximum of the k-th best group is at most the k-th best logit.
 NUM_GROUPS = 1024
+NUM_BEST = 128  # as many as a device sends: more than a usual top_k, or than top_p usually leaves
 USUAL_NUCLEUS = 512  # tokens; top_p rarely keeps more, and then all are sorted
+FLOAT_MAX = float(np.finfo(np.float32).max)
+REST = np.array([NUM_GROUPS], np.uint64)  # the number in its race of all tokens that are not best
 
 
 def draw(
@@ -36,17 +39,51 @@ def draw(
         ids = left(row, top, params)
         return race(ids, weights_of(row[ids], top, params.temperature), key)
     if params.min_p > 0:
-        row[row < top + math.log(params.min_p)] = -np.inf
-    weights = weights_of(row, top, params.temperature, out=row)
+        is_left = row >= top + math.log(params.min_p)
+        ids = np.flatnonzero(is_left)
+        if len(ids) < NUM_BEST:
+            return race(ids, weights_of(row[ids], top, params.temperature), key)
+        row[~is_left] = -np.inf
     if not has_groups(len(row)):
-        return race(np.arange(len(row)), weights, key)
-    # First the groups race, then the members of the winning group.
-    num_rows, num_left = divmod(len(row), NUM_GROUPS)
+        return race(np.arange(len(row)), weights_of(row, top, params.temperature, out=row), key)
+    ids = best_ids(row)
+    weights = weights_of(row, top, params.temperature, out=row)
+    best = weights[ids]
+    weights[ids] = 0
+    token = race_against_rest(ids, best, float(weights.sum()), key, spare)
+    return race_in_groups(weights, key, spare) if token is None else token
+
+
+def best_ids(row: Floats) -> Ids:
+    """Ascending ids of the tokens with a larger logit than the NUM_BEST-th one. Without truncation
+    each of these races for itself, and all others as one, so that a few logits and the sum of the
+    others mostly decide a draw."""
+    ids = top_set(row, NUM_BEST)
+    if len(ids) < NUM_BEST:
+        return ids
+    logits, place = row[ids], len(ids) - NUM_BEST
+    best: Ids = ids[logits > np.partition(logits, place)[place]]
+    return best
+
+
+def race_against_rest(
+    ids: Ids, weights: Floats, rest: float, key: np.uint64, spare: np.uint64
+) -> int | None:
+    """One of the ids, or None where one of the others wins, whose weights sum to `rest`."""
+    speeds = speeds_of(ids, weights, key)
+    if not len(ids) or speeds.max() < rest / time_of(REST, spare)[0]:
+        return None
+    return int(ids[speeds.argmax()])
+
+
+def race_in_groups(weights: Floats, key: np.uint64, spare: np.uint64) -> int:
+    """One of the tokens with these weights: groups race first, then the winner's members."""
+    num_rows, num_left = divmod(len(weights), NUM_GROUPS)
     sums = weights[: num_rows * NUM_GROUPS].reshape(num_rows, NUM_GROUPS).sum(axis=0)
     sums[:num_left] += weights[num_rows * NUM_GROUPS :]
     group = race(np.arange(NUM_GROUPS), sums, spare)
-    members = weights[group::NUM_GROUPS]
-    return race(np.arange(len(members)), members, key) * NUM_GROUPS + group
+    members = np.arange(group, len(weights), NUM_GROUPS)
+    return race(members, weights[members], key)
 
 
 def has_groups(num_vocab: int) -> bool:
@@ -100,12 +137,13 @@ def top_ids(row: Floats, k: int) -> Ids:
 
 
 def top_set(row: Floats, k: int) -> Ids:
-    """Ascending ids of the k largest logits, and of a few more."""
+    """Ascending ids of the k largest logits, and of a few more; fewer where others are -inf."""
     if not has_groups(len(row)) or k >= NUM_GROUPS:
         return np.arange(len(row))
     whole = len(row) - len(row) % NUM_GROUPS
     bests = row[:whole].reshape(-1, NUM_GROUPS).max(axis=0)
-    return np.flatnonzero(row >= np.partition(bests, NUM_GROUPS - k)[NUM_GROUPS - k])
+    least = np.partition(bests, NUM_GROUPS - k)[NUM_GROUPS - k]
+    return np.flatnonzero(row >= max(least, -FLOAT_MAX))
 
 
 def descending(row: Floats, ids: Ids) -> Ids:
@@ -115,8 +153,19 @@ def descending(row: Floats, ids: Ids) -> Ids:
 
 def race(ids: Ids, weights: Floats, key: np.uint64) -> int:
     """Draws one of the ids, with probability proportional to its weight."""
-    times = -np.log1p(-to_unit(scramble(ids.astype(np.uint64), key)))
-    return int(ids[np.argmax(weights / times)])  # the earliest arrival
+    return int(ids[speeds_of(ids, weights, key).argmax()])
+
+
+def speeds_of(ids: Ids, weights: Floats, key: np.uint64) -> NDArray[np.float64]:
+    """The larger, the earlier each arrives."""
+    speeds: NDArray[np.float64] = weights / time_of(ids.astype(np.uint64), key)
+    return speeds
+
+
+def time_of(ids: NDArray[np.uint64], key: np.uint64) -> NDArray[np.float64]:
+    """Random times of a race, exponentially distributed."""
+    times: NDArray[np.float64] = -np.log1p(-to_unit(scramble(ids, key)))
+    return times
 
 
 def scramble(ids: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:

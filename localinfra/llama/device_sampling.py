@@ -10,7 +10,7 @@ llama.cpp lets a sampler add nodes to the graph (`llama_set_sampler`). Its own o
 - If a single row of a step has none, all rows are copied (`needs_raw_logits`).
 
 So each slot has a sampler that stays, of callbacks in this file. In every graph, one of them adds
-nodes for all rows: the best NUM_CANDIDATES of each, with their probabilities among the whole
+nodes for all rows: the best NUM_BEST of each, with their probabilities among the whole
 vocabulary. The others add none. From these our own sampler draws (`engine/candidates.py`). Where
 they don't decide a row, it is copied by itself: the graph keeps all of them until the next step.
 """
@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
 from localinfra.engine.candidates import SUM_ERROR, Candidates
+from localinfra.engine.draws import NUM_BEST
 from localinfra.footprint import Footprint
 from localinfra.llama.library import ggml, llama_cpp
 from localinfra.llama.model import Model, NoContext
 from localinfra.llama.settings import ContextSettings
 
-NUM_CANDIDATES = 128  # of a row: more than a usual top_k, and what top_p usually leaves
 MIN_CANDIDATES = 8  # with fewer, nearly all rows would be copied
 
 POINTER, SIZE, INT64 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
@@ -67,7 +67,7 @@ class DeviceSampling:
         """One for each slot below `num_slots`. `max_rows`: with logits, of a step."""
         self._num_vocab = num_vocab
         # llama.cpp has room for a row of each, in which all rows are put here.
-        self.num_candidates = min(NUM_CANDIDATES, num_vocab // max_rows)
+        self.num_candidates = min(NUM_BEST, num_vocab // max_rows)
         self.is_supported = True
         self._context: Any = None
         self._device: int | None = None

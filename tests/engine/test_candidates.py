@@ -71,6 +71,9 @@ def test_they_give_the_token_that_the_whole_row_gives(
         {"top_p": 0.9},
         {"min_p": 0.05},
         {"top_p": 0.95, "min_p": 0.02, "temperature": 1.5},
+        {},  # as OpenAI's clients ask
+        {"temperature": 0.7},
+        {"min_p": 1e-4},
     ],
 )
 def test_usual_settings_hardly_need_the_row(settings: Mapping[str, float]) -> None:

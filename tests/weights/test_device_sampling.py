@@ -139,6 +139,7 @@ def test_seeded_answers_are_those_without_it(opened: Open, monkeypatch: pytest.M
         request(SamplingParams(top_k=20, top_p=0.9, seed=5, is_reproducible=True)),
         request(SamplingParams(min_p=0.1, seed=6, is_reproducible=True)),
         request(SamplingParams(top_k=40, seed=7, is_reproducible=True), top_logprobs=1),
+        request(SamplingParams(seed=8, is_reproducible=True)),
     ]
     expected = answers(opened(device_sampling=False), requests)
     context = opened()
