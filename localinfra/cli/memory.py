@@ -38,7 +38,7 @@ def fit(entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerS
 def sharing(entry: TextModelEntry, header: GgufHeader) -> str | None:
     """What conversations share of what was read, where that depends on the model: it has layers
     with a sliding window, or recurrent ones."""
-    from localinfra.llama.model import OTHER_HYBRIDS, OTHER_WINDOWS
+    from localinfra.llama.memories import OTHER_HYBRIDS, OTHER_WINDOWS
     from localinfra.models.kv_cache import recurrent_blocks, windows
     from localinfra.text.placing import plan_text
 

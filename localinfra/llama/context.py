@@ -365,13 +365,12 @@ class LlamaContext:
 
     def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
         window = self._model.sliding_window if self._state_maps else 0
+        values, has_areas = self._model.caches_with_values, self._places is not None
         if start == stop:
             has_grid = self.has_grid_positions
             return self.needs_states and is_sound_state(data, start, window, may_lag=has_grid)
-        num_maps = len(self._cells)
-        return is_sound(
-            data, start, stop, num_maps, has_stub=window > 0, has_areas=self._places is not None
-        )
+        num_maps, has_stub = len(self._cells), window > 0
+        return is_sound(data, start, stop, num_maps, values, has_stub=has_stub, has_areas=has_areas)
 
     def clear(self) -> None:
         self._slots.clear()

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
+from models.tiny_latent import tiny_deepseek2
+from models.tiny_mtp import tiny_qwen35_mtp
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
 from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.mtp import HiddenContext
 from localinfra.llama.settings import ContextSettings
 
 SETTINGS = ContextSettings(
@@ -33,11 +36,16 @@ def small_window() -> TinyModel:
     return tiny_gemma3(layers=7)
 
 
-@pytest.fixture(params=[tiny_mamba, tiny_lfm2, tiny_qwen35, make_gemma3, small_window])
+MAKERS = [tiny_mamba, tiny_lfm2, tiny_qwen35, make_gemma3, small_window, tiny_deepseek2]
+
+
+@pytest.fixture(params=[*MAKERS, tiny_qwen35_mtp])
 def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaContext]:
     make: Callable[[], TinyModel] = request.param
-    model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings())
-    context = LlamaContext(model, replace(SETTINGS, full_window=make is not small_window))
+    drafts = make is tiny_qwen35_mtp
+    model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings(mtp=drafts))
+    kind = HiddenContext if drafts else LlamaContext
+    context = kind(model, replace(SETTINGS, full_window=make is not small_window))
     assert context.has_full_window == (make is make_gemma3)
     yield context
     context.close()
