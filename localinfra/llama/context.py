@@ -365,12 +365,13 @@ class LlamaContext:
 
     def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
         window = self._model.sliding_window if self._state_maps else 0
-        values, has_areas = self._model.caches_with_values, self._places is not None
         if start == stop:
             has_grid = self.has_grid_positions
             return self.needs_states and is_sound_state(data, start, window, may_lag=has_grid)
-        num_maps, has_stub = len(self._cells), window > 0
-        return is_sound(data, start, stop, num_maps, values, has_stub=has_stub, has_areas=has_areas)
+        return is_sound(
+            data, start, stop, len(self._cells), has_values=self._model.has_values,
+            has_stub=window > 0, has_areas=self._places is not None,
+        )  # fmt: skip
 
     def clear(self) -> None:
         self._slots.clear()

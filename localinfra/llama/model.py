@@ -21,7 +21,7 @@ from localinfra.llama import log
 from localinfra.llama.build_info import has_gpu
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.load_log import footprint_of
-from localinfra.llama.memories import OTHER_HYBRIDS, OTHER_WINDOWS, caches_with_values
+from localinfra.llama.memories import OTHER_HYBRIDS, OTHER_WINDOWS
 from localinfra.llama.settings import WINDOW
 
 if TYPE_CHECKING:
@@ -173,9 +173,10 @@ class Model:
         return 0 if is_other else int(llama_cpp.llama_model_n_swa(self.pointer))
 
     @functools.cached_property
-    def caches_with_values(self) -> tuple[bool, ...]:
-        latents = self._metadata(f"{self.architecture}.attention.key_length_mla")
-        return caches_with_values(self.architecture, has_latents=latents not in ("", "0"))
+    def has_values(self) -> bool:
+        """Whether its cache has values beside keys. With MLA both are made of one latent vector,
+        which is kept as a key."""
+        return self._metadata(f"{self.architecture}.attention.key_length_mla") in ("", "0")
 
     @functools.cached_property
     def row_width(self) -> int:

@@ -27,15 +27,15 @@ def is_sound(
     start: int,
     stop: int,
     num_maps: int,
-    values: tuple[bool, ...],
     *,
+    has_values: bool = True,
     has_stub: bool = False,
     has_areas: bool = False,
 ) -> bool:
     """Whether `data` is formed like what `LlamaContext.save` gives for positions [start, stop) of
     slots without a recurrent state: cells, their areas with `has_areas`, and the positions of each
     of `num_maps` cell maps. With `has_stub`, the last ones are of a window with position 0 alone.
-    `values`: `memories.caches_with_values`.
+    Without `has_values`, cells have keys only.
     """
     places, stub = np.arange(start, stop), np.arange(1)
     size = data.nbytes
@@ -50,7 +50,7 @@ def is_sound(
             return False
         places = np.array([position(areas, index) for index in range(start, stop)])
     caches = [places, stub] if has_stub else None
-    return any(_is_state(data[:size], places, extra, values, caches) for extra in CELL_EXTRAS)
+    return any(_is_state(data[:size], places, extra, has_values, caches) for extra in CELL_EXTRAS)
 
 
 def _before_tail(data: NDArray[np.uint8], size: int, places: NDArray[np.int64]) -> int:
@@ -68,12 +68,12 @@ def _is_state(
     data: NDArray[np.uint8],
     places: NDArray[np.int64],
     extra_bytes: int,
-    values: tuple[bool, ...],
+    has_values: bool,
     caches: list[NDArray[np.int64]] | None = None,
 ) -> bool:
     """`llama_context::state_seq_write_data`: a header, then one or several caches, with these
     places each, or with those of `caches`."""
-    reader, has_values = _Reader(data), itertools.cycle(values)
+    reader = _Reader(data)
     expected = iter(caches) if caches is not None else itertools.repeat(places)
     try:
         if reader.unpack("<Ii")[0] != MAGIC:
@@ -85,7 +85,7 @@ def _is_state(
             cache = next(expected, None)
             _require(cache is not None)
             assert cache is not None
-            _check_cache(reader, cache, extra_bytes, next(has_values))
+            _check_cache(reader, cache, extra_bytes, has_values)
     except _Unsound:
         return False
     return reader.at > 8 and (caches is None or next(expected, None) is None)
@@ -115,7 +115,7 @@ def _is_window(data: NDArray[np.uint8], position: int, window: int) -> bool:
         places = np.arange(start, position)
         size = _before_tail(data, data.nbytes, places)
         if size >= 0:
-            return any(_is_state(data[:size], places, e, (True,), [places]) for e in CELL_EXTRAS)
+            return any(_is_state(data[:size], places, e, True, [places]) for e in CELL_EXTRAS)
     return False
 
 
