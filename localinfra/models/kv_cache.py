@@ -54,9 +54,9 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
     window_cells = padded(min(full_cells, window * shape.num_sequences + shape.batch_size))
     if shape.full_window:
         window_cells = full_cells
-    # With multi-head latent attention, values are made of the same vectors as keys.
-    has_values = not header.number("attention.key_length_mla")
-    full_head = header.key_length + header.value_length * has_values
+    full_head = header.key_length + header.value_length
+    if header.number("attention.key_length_mla"):  # values are made of the same vectors as keys
+        full_head = header.key_length + header.number("attention.indexer.key_length")
     window_head = header.number("attention.key_length_swa", header.key_length) + header.number(
         "attention.value_length_swa", header.value_length
     )
@@ -134,6 +134,16 @@ def state_bytes(header: GgufHeader) -> int:
         rows = max(number("ssm.conv_kernel") - 1, 0)
         numbers = rows * (inner + 2 * number("ssm.group_count") * state) + state * inner
     return STATE_NUMBER_BYTES * numbers
+
+
+def saved_state_bytes(header: GgufHeader, kv_type: str) -> int:
+    """What a copy of a sequence's state takes: of its recurrent layers, or of its windows."""
+    shape = CacheShape(
+        num_cells=CELL_PADDING, num_sequences=1, batch_size=1, kv_type=kv_type, full_window=True
+    )
+    blocks = zip(cache_bytes(header, shape), windows(header), strict=True)
+    row = sum(size for size, has_window in blocks if has_window) // CELL_PADDING
+    return window_length(header) * row + state_bytes(header) * sum(recurrent_blocks(header))
 
 
 def padded(num_cells: int) -> int:

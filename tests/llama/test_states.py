@@ -18,6 +18,8 @@ from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.mtp import HiddenContext
 from localinfra.llama.settings import ContextSettings
+from localinfra.models.gguf.reader import read_header
+from localinfra.models.kv_cache import saved_state_bytes
 
 SETTINGS = ContextSettings(
     context_length=200, num_cells=1024, num_sequences=3, batch_size=64, threads=1, kv_type="f16",
@@ -99,6 +101,16 @@ def test_so_they_are_with_cells_that_were_in_host_memory(context: LlamaContext) 
     context.copy(idle, 1, 16, 60)
     assert state is None or context.restore_state(1, state, 60)
     assert np.abs(logits_of(context, 1, 60, PROMPT[60:]) - expected).max() < OTHER_ORDER
+
+
+@pytest.mark.parametrize("make", [tiny_mamba, tiny_lfm2, tiny_qwen35, small_window])
+def test_a_state_takes_what_the_header_says(tmp_path: Path, make: Callable[[], TinyModel]) -> None:
+    path = make().write(tmp_path / "tiny.gguf")
+    context = LlamaContext(Model(path, ModelSettings()), replace(SETTINGS, full_window=False))
+    logits_of(context, 0, 0, PROMPT[:60])
+    expected = saved_state_bytes(read_header(path), SETTINGS.kv_type)
+    assert abs(context.save_state(0).nbytes - expected) <= 1024  # positions, and lengths of rows
+    context.close()
 
 
 @pytest.mark.parametrize("seed", range(3))
