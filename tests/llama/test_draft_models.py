@@ -13,9 +13,11 @@ from models.tiny_gguf import (
     Value,
     gpt2_vocabulary,
     spm_vocabulary,
+    tiny_gemma3,
     tiny_llama,
     tiny_mamba,
 )
+from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 
 from localinfra.engine.drafting import Drafting
 from localinfra.engine.policy.speculation import Speculator
@@ -28,6 +30,7 @@ from localinfra.text.loading import load_text_model, text_plan
 from localinfra.text.model import TextModel
 
 SEEDED = GenerationParams(SamplingParams(temperature=0.7, seed=1, is_reproducible=True))
+PLAIN = GenerationParams(SamplingParams(temperature=0))
 GREEDY = GenerationParams(SamplingParams(temperature=0, is_reproducible=True))
 
 
@@ -98,6 +101,29 @@ def test_texts_are_those_without_a_draft(
     model.close()
     assert stats.num_drafted > 50
     assert (stats.num_accepted > 0.8 * stats.num_drafted) == most_are_right
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    ("make", "draft"),
+    [
+        (tiny_lfm2, tiny_llama),
+        (tiny_qwen35, tiny_llama),
+        (lambda: tiny_gemma3(layers=7), lambda: tiny_gemma3(layers=7)),
+        (lambda: tiny_llama(spm_vocabulary, layers=3), lambda: tiny_gemma3(layers=7, seed=1)),
+    ],
+    ids=["hybrid", "delta net", "windows", "windows draft"],
+)
+def test_so_they_are_with_other_kinds_of_memory(
+    make: Callable[[], TinyModel], draft: Callable[[], TinyModel], tmp_path: Path
+) -> None:
+    found = []
+    for each in (None, draft()):
+        model = load_text_model("large", drafted(tmp_path, each, make()), 8)
+        found.append(texts(model, PLAIN))
+        num_drafted = model.stats.num_drafted
+        model.close()
+    assert found[0] == found[1] and num_drafted > 50
 
 
 def test_its_memory_counts_with_the_model(tmp_path: Path) -> None:
