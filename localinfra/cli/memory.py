@@ -38,7 +38,7 @@ def fit(entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerS
 def sharing(entry: TextModelEntry, header: GgufHeader) -> str | None:
     """What conversations share of what was read, where that depends on the model: it has layers
     with a sliding window, or recurrent ones."""
-    from localinfra.llama.model import OTHER_HYBRIDS, OTHER_WINDOWS
+    from localinfra.llama.memories import OTHER_HYBRIDS, OTHER_WINDOWS
     from localinfra.models.kv_cache import recurrent_blocks, windows
     from localinfra.text.placing import plan_text
 
@@ -50,8 +50,21 @@ def sharing(entry: TextModelEntry, header: GgufHeader) -> str | None:
         plan = plan_text("", entry, Path(header.path), header, {})
         if plan.settings.full_window:
             return "shared in any part: layers with a sliding window keep all tokens"
-        return f"{STATES}; full sharing takes more memory (window_cache)"
-    return STATES if has_state else None
+        return f"{by_states(entry, header)}; full sharing takes more memory (window_cache)"
+    return by_states(entry, header) if has_state else None
+
+
+def by_states(entry: TextModelEntry, header: GgufHeader) -> str:
+    """Whether there is room for the states without which nothing is shared."""
+    from localinfra.models.kv_cache import saved_state_bytes
+    from localinfra.text.loading import max_offloaded_bytes
+
+    room, needed = max_offloaded_bytes(entry), saved_state_bytes(header, entry.kv_type)
+    if needed <= room:
+        return STATES
+    return (
+        f"not shared: a saved state takes {size(needed)}, parked_prefixes_mib leaves {size(room)}"
+    )
 
 
 def in_words(

@@ -37,6 +37,8 @@ class States:
             return
         with contextlib.suppress(MemoryError):  # then more is computed again
             data = self._backend.save_state(slot)
+            if data.nbytes > self._copies.max_bytes:
+                return  # all others would leave to make room for it, and then it would, too
             if known is None or known.is_canonical != is_canonical:
                 node.state = OffloadedCells(node.end, (), is_canonical, None)
             assert node.state

@@ -368,10 +368,10 @@ class LlamaContext:
         if start == stop:
             has_grid = self.has_grid_positions
             return self.needs_states and is_sound_state(data, start, window, may_lag=has_grid)
-        num_maps = len(self._cells)
         return is_sound(
-            data, start, stop, num_maps, has_stub=window > 0, has_areas=self._places is not None
-        )
+            data, start, stop, len(self._cells), has_values=self._model.has_values,
+            has_stub=window > 0, has_areas=self._places is not None,
+        )  # fmt: skip
 
     def clear(self) -> None:
         self._slots.clear()

@@ -21,17 +21,11 @@ from localinfra.llama import log
 from localinfra.llama.build_info import has_gpu
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.load_log import footprint_of
+from localinfra.llama.memories import OTHER_HYBRIDS, OTHER_WINDOWS
 from localinfra.llama.settings import WINDOW
 
 if TYPE_CHECKING:
     from localinfra.llama.windows import Windows
-
-# Architectures whose windows don't slide (attention to the current chunk), or whose cache is not
-# tested here.
-OTHER_WINDOWS = {"llama4", "deepseek4", "dots3note"}
-
-# Hybrids with a memory of their own kind, whose parts this server does not know how to move.
-OTHER_HYBRIDS = {"deepseek4", "glm5-next", "qwen4exp"}
 
 # enum llama_rope_type: M-RoPE, and its interleaved form
 GRID_ROPE_TYPES = (llama_cpp.LLAMA_ROPE_TYPE_MROPE, llama_cpp.LLAMA_ROPE_TYPE_IMROPE)
@@ -177,6 +171,12 @@ class Model:
         is_hybrid = bool(llama_cpp.llama_model_is_hybrid(self.pointer))
         is_other = is_hybrid or self.architecture in OTHER_WINDOWS
         return 0 if is_other else int(llama_cpp.llama_model_n_swa(self.pointer))
+
+    @functools.cached_property
+    def has_values(self) -> bool:
+        """Whether its cache has values beside keys. With MLA both are made of one latent vector,
+        which is kept as a key."""
+        return self._metadata(f"{self.architecture}.attention.key_length_mla") in ("", "0")
 
     @functools.cached_property
     def row_width(self) -> int:

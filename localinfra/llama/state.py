@@ -28,12 +28,14 @@ def is_sound(
     stop: int,
     num_maps: int,
     *,
+    has_values: bool = True,
     has_stub: bool = False,
     has_areas: bool = False,
 ) -> bool:
     """Whether `data` is formed like what `LlamaContext.save` gives for positions [start, stop) of
     slots without a recurrent state: cells, their areas with `has_areas`, and the positions of each
     of `num_maps` cell maps. With `has_stub`, the last ones are of a window with position 0 alone.
+    Without `has_values`, cells have keys only.
     """
     places, stub = np.arange(start, stop), np.arange(1)
     size = data.nbytes
@@ -48,7 +50,7 @@ def is_sound(
             return False
         places = np.array([position(areas, index) for index in range(start, stop)])
     caches = [places, stub] if has_stub else None
-    return any(_is_state(data[:size], places, extra, caches) for extra in CELL_EXTRAS)
+    return any(_is_state(data[:size], places, extra, has_values, caches) for extra in CELL_EXTRAS)
 
 
 def _before_tail(data: NDArray[np.uint8], size: int, places: NDArray[np.int64]) -> int:
@@ -66,6 +68,7 @@ def _is_state(
     data: NDArray[np.uint8],
     places: NDArray[np.int64],
     extra_bytes: int,
+    has_values: bool,
     caches: list[NDArray[np.int64]] | None = None,
 ) -> bool:
     """`llama_context::state_seq_write_data`: a header, then one or several caches, with these
@@ -82,7 +85,7 @@ def _is_state(
             cache = next(expected, None)
             _require(cache is not None)
             assert cache is not None
-            _check_cache(reader, cache, extra_bytes)
+            _check_cache(reader, cache, extra_bytes, has_values)
     except _Unsound:
         return False
     return reader.at > 8 and (caches is None or next(expected, None) is None)
@@ -112,7 +115,7 @@ def _is_window(data: NDArray[np.uint8], position: int, window: int) -> bool:
         places = np.arange(start, position)
         size = _before_tail(data, data.nbytes, places)
         if size >= 0:
-            return any(_is_state(data[:size], places, e, [places]) for e in CELL_EXTRAS)
+            return any(_is_state(data[:size], places, e, True, [places]) for e in CELL_EXTRAS)
     return False
 
 
@@ -134,7 +137,9 @@ def _check_states(reader: "_Reader", last: range | None) -> None:
     _require(0 < num_rows <= 2 * num_layers)
 
 
-def _check_cache(reader: "_Reader", places: NDArray[np.int64], extra_bytes: int) -> None:
+def _check_cache(
+    reader: "_Reader", places: NDArray[np.int64], extra_bytes: int, has_values: bool
+) -> None:
     """`llama_kv_cache::state_write`, of a unified cache. Raises _Unsound."""
     num_streams, num_cells = reader.unpack("<II")
     _require(num_streams == 1 and num_cells == len(places))
@@ -146,7 +151,7 @@ def _check_cache(reader: "_Reader", places: NDArray[np.int64], extra_bytes: int)
     for _ in range(num_layers):
         _, row_bytes = reader.unpack("<iQ")
         reader.take(num_cells * row_bytes)
-    for _ in range(num_layers):
+    for _ in range(num_layers * has_values):
         if not is_transposed:
             _, row_bytes = reader.unpack("<iQ")
         else:

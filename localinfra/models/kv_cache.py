@@ -13,9 +13,14 @@ CELL_PADDING = 256  # llama.cpp rounds the number of cells up to it
 # Architecture → every n-th block has full attention and the others a window (llama.cpp's
 # src/models), unless the file says which. Of others, all blocks count as full, which is never less.
 FULL_EVERY = {
-    "afmoe": 4, "cohere2": 4, "exaone-moe": 4, "gemma-embedding": 6, "gemma2": 2, "gemma3": 6,
-    "gemma3n": 5, "gpt-oss": 2, "olmo2": 4, "plamo3": 8,
+    "afmoe": 4, "cohere2": 4, "cohere2moe": 4, "exaone-moe": 4, "exaone4": 4, "gemma-embedding": 6,
+    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "laguna": 4, "llama4": 4, "mellum": 4,
+    "muse-glimmer": 4, "olmo2": 4, "plamo3": 8, "smallthinker": 4,
 }  # fmt: skip
+FULL_FIRST = {"cohere2moe", "laguna", "smallthinker"}  # the first of n blocks, not the last one
+# Tokens of the window: where the file need not say it, and whatever else it says.
+WINDOWS = {"exaone4": 4096, "gemma2": 4096, "llama4": 8192}
+FIXED_WINDOWS = {"llama4": 8192, "smallthinker": 4096}
 FIRST_SHARED = {"gemma3n": 20}  # from this block on, they use the cache of earlier ones
 
 # Every n-th block of these has attention and the others a recurrent state, unless the file says it.
@@ -45,11 +50,13 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
         size / count for name, count, size in BLOCKS.values() if name == shape.kv_type
     ]
     full_cells = padded(shape.num_cells)
-    window = header.number("attention.sliding_window")
+    window = window_length(header)
     window_cells = padded(min(full_cells, window * shape.num_sequences + shape.batch_size))
     if shape.full_window:
         window_cells = full_cells
     full_head = header.key_length + header.value_length
+    if header.number("attention.key_length_mla"):  # values are made of the same vectors as keys
+        full_head = header.key_length + header.number("attention.indexer.key_length")
     window_head = header.number("attention.key_length_swa", header.key_length) + header.number(
         "attention.value_length_swa", header.value_length
     )
@@ -76,13 +83,24 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
 def windows(header: GgufHeader) -> list[bool]:
     """Whether each block's attention is limited to a sliding window."""
     key = "attention.sliding_window_pattern"
-    if not header.number("attention.sliding_window"):
+    if not window_length(header):
         return [False] * header.block_count
     pattern = header.per_layer(key)
     if len(set(pattern)) > 1:
         return [bool(has_window) for has_window in pattern]
     every = header.number(key) or FULL_EVERY.get(header.architecture, 1)
-    return [block % every < every - 1 for block in range(header.block_count)]
+    full = 0 if header.architecture in FULL_FIRST else every - 1
+    return [block % every != full for block in range(header.block_count)]
+
+
+def window_length(header: GgufHeader) -> int:
+    """Tokens that some blocks look back at; 0 if all look at everything, as with Phi-3 and smaller
+    EXAONE 4, whatever the file says."""
+    is_unused = header.architecture == "exaone4" and header.block_count != 64
+    if header.architecture == "phi3" or is_unused:
+        return 0
+    given = header.number("attention.sliding_window", WINDOWS.get(header.architecture, 0))
+    return FIXED_WINDOWS.get(header.architecture, given) if given else 0
 
 
 def recurrent_blocks(header: GgufHeader) -> list[bool]:
@@ -116,6 +134,16 @@ def state_bytes(header: GgufHeader) -> int:
         rows = max(number("ssm.conv_kernel") - 1, 0)
         numbers = rows * (inner + 2 * number("ssm.group_count") * state) + state * inner
     return STATE_NUMBER_BYTES * numbers
+
+
+def saved_state_bytes(header: GgufHeader, kv_type: str) -> int:
+    """What a copy of a sequence's state takes: of its recurrent layers, or of its windows."""
+    shape = CacheShape(
+        num_cells=CELL_PADDING, num_sequences=1, batch_size=1, kv_type=kv_type, full_window=True
+    )
+    blocks = zip(cache_bytes(header, shape), windows(header), strict=True)
+    row = sum(size for size, has_window in blocks if has_window) // CELL_PADDING
+    return window_length(header) * row + state_bytes(header) * sum(recurrent_blocks(header))
 
 
 def padded(num_cells: int) -> int:

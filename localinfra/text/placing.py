@@ -18,14 +18,8 @@ from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
 from localinfra.llama import peers
 from localinfra.llama.build_info import free_memory, unused_features
-from localinfra.llama.model import (
-    OTHER_WINDOWS,
-    LoadFailed,
-    LoraFile,
-    Model,
-    ModelSettings,
-    NoContext,
-)
+from localinfra.llama.memories import OTHER_WINDOWS
+from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings, NoContext
 from localinfra.llama.settings import MIN_OUTPUT_ROWS, ContextSettings, Rounding
 from localinfra.models import measured
 from localinfra.models.entries import TextModelEntry

@@ -74,20 +74,21 @@ def test_show_says_how_a_model_fits_this_machine(
 
 
 @pytest.mark.parametrize(
-    ("make", "window_cache", "words"),
+    ("make", "setting", "words"),
     [
-        (tiny_gemma3, "auto", "shared in any part"),
-        (tiny_gemma3, "window", "shared up to saved states"),
-        (tiny_lfm2, "auto", "shared up to saved states"),
+        (tiny_gemma3, "", "shared in any part"),
+        (tiny_gemma3, 'window_cache = "window"', "shared up to saved states"),
+        (tiny_lfm2, "", "shared up to saved states"),
+        (tiny_lfm2, "parked_prefixes_mib = 0", "not shared: a saved state takes"),
+        (tiny_gemma3, "parked_prefixes_mib = 0", "shared in any part"),
     ],
 )
 def test_show_and_doctor_say_how_prefixes_are_shared(
-    tmp_path: Path, make: Callable[[], TinyModel], window_cache: str, words: str
+    tmp_path: Path, make: Callable[[], TinyModel], setting: str, words: str
 ) -> None:
     path = make().write(tmp_path / "tiny.gguf")
     (tmp_path / "models.toml").write_text(
-        f'[model."tiny"]\nsource = "{path}"\nkind = "text"\nkv_cache_tokens = 4096\n'
-        f'window_cache = "{window_cache}"\n'
+        f'[model."tiny"]\nsource = "{path}"\nkind = "text"\nkv_cache_tokens = 4096\n{setting}\n'
     )
     done = called("show", "tiny", "--config", str(tmp_path / "models.toml"))
     assert done.exit_code == 0 and f"prefixes  {words}" in done.output

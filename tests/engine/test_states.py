@@ -214,6 +214,18 @@ def test_the_states_that_save_least_leave_first() -> None:
     run(test)
 
 
+def test_a_state_larger_than_all_of_the_room_drives_no_other_away() -> None:
+    async def test() -> None:
+        long = [(3 * i) % 47 for i in range(1000)]
+        async with running(backend_of(), max_offloaded=16 * 400) as engine:
+            await ask(engine, PROMPT)
+            await ask(engine, long, 1)
+            cached, *_ = await ask(engine, [*PROMPT[:-3], 5, 6, 7])
+            assert cached == len(PROMPT) - BEFORE_END
+
+    run(test)
+
+
 def test_without_room_for_states_every_prompt_is_computed() -> None:
     async def test() -> None:
         async with running(backend_of()) as engine:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
+from models.tiny_latent import tiny_deepseek2
 from models.tiny_mtp import tiny_glm4
 
 from localinfra.footprint import CPU, MIB, Footprint
@@ -77,8 +78,9 @@ def test_devices_have_their_names_in_torch(name: str, device: str) -> None:
         lambda: tiny_mamba(layers=9),
         lambda: tiny_lfm2(layers=8),
         lambda: tiny_qwen35(layers=8),
+        lambda: tiny_deepseek2(layers=5),
     ],
-    ids=["full", "windows", "recurrent", "hybrid", "delta net"],
+    ids=["full", "windows", "recurrent", "hybrid", "delta net", "latent"],
 )
 @pytest.mark.parametrize("kv_type", ["f16", "f32"])
 @pytest.mark.parametrize("is_large", [False, True])

@@ -1,13 +1,14 @@
 """Saved states from files: only what is formed as it was saved reaches llama.cpp."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 from fake_pictures import with_pictures
-from models.tiny_gguf import tiny_llama
+from models.tiny_gguf import TinyModel, tiny_llama
+from models.tiny_latent import tiny_deepseek2
 from models.tiny_seeing import random_picture, tiny_qwen2vl
 from numpy.typing import NDArray
 
@@ -23,10 +24,16 @@ SETTINGS = ContextSettings(
 START, STOP = 5, 17
 
 
-@pytest.fixture(params=[None, False], ids=["", "transposed"])
+KINDS: dict[str, tuple[Callable[[], TinyModel], bool | None]] = {
+    "": (tiny_llama, None), "transposed": (tiny_llama, False), "latent": (tiny_deepseek2, None)
+}  # fmt: skip
+
+
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaContext]:
-    model = Model(tiny_llama().write(tmp_path / "tiny.gguf"), ModelSettings())
-    context = LlamaContext(model, msgspec.structs.replace(SETTINGS, flash_attention=request.param))
+    make, flash = request.param
+    model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings())
+    context = LlamaContext(model, msgspec.structs.replace(SETTINGS, flash_attention=flash))
     batch = Batch()
     batch.extend(0, 0, list(range(40, 60)), 0)
     context.decode(batch)

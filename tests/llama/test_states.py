@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
+from models.tiny_latent import tiny_deepseek2
+from models.tiny_mtp import tiny_qwen35_mtp
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
 from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.mtp import HiddenContext
 from localinfra.llama.settings import ContextSettings
+from localinfra.models.gguf.reader import read_header
+from localinfra.models.kv_cache import saved_state_bytes
 
 SETTINGS = ContextSettings(
     context_length=200, num_cells=1024, num_sequences=3, batch_size=64, threads=1, kv_type="f16",
@@ -33,11 +38,16 @@ def small_window() -> TinyModel:
     return tiny_gemma3(layers=7)
 
 
-@pytest.fixture(params=[tiny_mamba, tiny_lfm2, tiny_qwen35, make_gemma3, small_window])
+MAKERS = [tiny_mamba, tiny_lfm2, tiny_qwen35, make_gemma3, small_window, tiny_deepseek2]
+
+
+@pytest.fixture(params=[*MAKERS, tiny_qwen35_mtp])
 def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaContext]:
     make: Callable[[], TinyModel] = request.param
-    model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings())
-    context = LlamaContext(model, replace(SETTINGS, full_window=make is not small_window))
+    drafts = make is tiny_qwen35_mtp
+    model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings(mtp=drafts))
+    kind = HiddenContext if drafts else LlamaContext
+    context = kind(model, replace(SETTINGS, full_window=make is not small_window))
     assert context.has_full_window == (make is make_gemma3)
     yield context
     context.close()
@@ -91,6 +101,16 @@ def test_so_they_are_with_cells_that_were_in_host_memory(context: LlamaContext) 
     context.copy(idle, 1, 16, 60)
     assert state is None or context.restore_state(1, state, 60)
     assert np.abs(logits_of(context, 1, 60, PROMPT[60:]) - expected).max() < OTHER_ORDER
+
+
+@pytest.mark.parametrize("make", [tiny_mamba, tiny_lfm2, tiny_qwen35, small_window])
+def test_a_state_takes_what_the_header_says(tmp_path: Path, make: Callable[[], TinyModel]) -> None:
+    path = make().write(tmp_path / "tiny.gguf")
+    context = LlamaContext(Model(path, ModelSettings()), replace(SETTINGS, full_window=False))
+    logits_of(context, 0, 0, PROMPT[:60])
+    expected = saved_state_bytes(read_header(path), SETTINGS.kv_type)
+    assert abs(context.save_state(0).nbytes - expected) <= 1024  # positions, and lengths of rows
+    context.close()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,11 +1,12 @@
 """What fits where: arithmetic over every size that is cheap to enumerate."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from localinfra.models.gguf.header import Array, GgufHeader, Tensor
-from localinfra.models.kv_cache import CacheShape, cache_bytes, padded
+from localinfra.models.kv_cache import CacheShape, cache_bytes, padded, window_length, windows
 from localinfra.models.memory import (
     DEVICE_RESERVE_BYTES,
     fewer_layers,
@@ -65,6 +66,34 @@ def test_grouped_queries_count_key_and_value_heads_only() -> None:
 def test_heads_may_differ_by_layer() -> None:
     model = header([10] * 3, heads_kv=Array(5, 3, (4, 0, 1)))
     assert per_token(model) == [128, 0, 32]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "given", "length", "full_blocks"),
+    [
+        ("gemma3", 512, 512, {5, 11}),
+        ("gemma2", None, 4096, {1, 3, 5, 7, 9, 11}),
+        ("mellum", 512, 512, {3, 7, 11}),
+        ("laguna", 512, 512, {0, 4, 8}),
+        ("smallthinker", 512, 4096, {0, 4, 8}),
+        ("llama4", None, 8192, {3, 7, 11}),
+        ("exaone4", 512, 0, set(range(12))),
+        ("phi3", 512, 0, set(range(12))),
+        ("gemma3", None, 0, set(range(12))),
+    ],
+)
+def test_windows_are_where_llama_cpp_has_them(
+    architecture: str, given: int | None, length: int, full_blocks: set[int]
+) -> None:
+    """As its log shows (`is_swa`, `n_swa`), where the file does not say which blocks have one."""
+    plain = header([100] * 12)
+    metadata = {key.replace("llama.", f"{architecture}."): v for key, v in plain.metadata.items()}
+    metadata["general.architecture"] = architecture
+    if given is not None:
+        metadata[f"{architecture}.attention.sliding_window"] = given
+    found = msgspec.structs.replace(plain, metadata=metadata)
+    assert window_length(found) == length
+    assert {at for at, has_window in enumerate(windows(found)) if not has_window} == full_blocks
 
 
 def test_every_amount_of_memory_is_used_and_never_exceeded() -> None:

@@ -8,12 +8,14 @@ import pytest
 from chat_templates import CHATML
 from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
+from models.tiny_latent import tiny_deepseek2
 
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
 from localinfra.engine.request import SamplingParams
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
+from localinfra.prefixes.shelves import Shelves
 from localinfra.text.loading import load_text_model
 from localinfra.text.model import TextModel
 from localinfra.text.request import TextParams
@@ -45,21 +47,24 @@ def small_window() -> TinyModel:
     return tiny_gemma3(layers=7)
 
 
-@pytest.mark.parametrize(
-    "make", [tiny_llama, gemma3, small_window, tiny_mamba, tiny_lfm2, tiny_qwen35]
-)
-def test_only_what_is_new_in_a_conversation_is_read(
-    tmp_path: Path, make: Callable[[], TinyModel]
-) -> None:
-    path = make().write(tmp_path / "tiny.gguf")
-    entry = TextModelEntry(
-        source=PathSource(path),
+def entry_of(make: Callable[[], TinyModel], folder: Path) -> TextModelEntry:
+    return TextModelEntry(
+        source=PathSource(make().write(folder / "tiny.gguf")),
         context_length=512,
         kv_cache_tokens=4096,
         chat_template=CHATML,
         window_cache="window" if make is small_window else "auto",
     )
-    model = load_text_model("tiny", entry, 8)
+
+
+MAKERS = [tiny_llama, tiny_deepseek2, gemma3, small_window, tiny_mamba, tiny_lfm2, tiny_qwen35]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_only_what_is_new_in_a_conversation_is_read(
+    tmp_path: Path, make: Callable[[], TinyModel]
+) -> None:
+    model = load_text_model("tiny", entry_of(make, tmp_path), 8)
 
     async def test() -> None:
         messages = [SYSTEM, Message("user", "Tell me of the sea and of all that lives in it.")]
@@ -79,3 +84,21 @@ def test_only_what_is_new_in_a_conversation_is_read(
         asyncio.run(test())
     finally:
         model.close()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_conversation_goes_on_from_files(tmp_path: Path, make: Callable[[], TinyModel]) -> None:
+    """As after a restart: nothing of the first server is in memory."""
+    entry = entry_of(make, tmp_path)
+    messages = [SYSTEM, Message("user", "Tell me of the sea and of all that lives in it.")]
+    seen = []
+    for _ in range(2):
+        shelves = Shelves(tmp_path / "prefixes", 64 << 20)
+        model = load_text_model("tiny", entry, 8, shelves=shelves)
+        try:
+            seen.append(asyncio.run(turn(model, messages)))
+        finally:
+            model.close()
+            shelves.close(600)
+    (_, num_first), (cached, _) = seen
+    assert num_first > 128 and cached[0] >= num_first - 6

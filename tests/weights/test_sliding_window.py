@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
@@ -18,12 +19,23 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TOKENS = [1000 + 7919 * i % 200_000 for i in range(1200)]  # more than two windows
 
 
+SETTINGS = ContextSettings(
+    context_length=2048, num_cells=4096, num_sequences=3, batch_size=512, threads=2,
+    kv_type="f16", full_window=True,
+)  # fmt: skip
+
+
 @pytest.fixture
 def context(gemma_file: Path) -> Iterator[LlamaContext]:
-    settings = ContextSettings(
-        context_length=2048, num_cells=4096, num_sequences=3, batch_size=512, threads=2,
-        kv_type="f16", full_window=True,
-    )  # fmt: skip
+    context = LlamaContext(Model(gemma_file, ModelSettings()), SETTINGS)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def small_context(gemma_file: Path) -> Iterator[LlamaContext]:
+    """Its windows have no room for all tokens."""
+    settings = replace(SETTINGS, full_window=False)
     context = LlamaContext(Model(gemma_file, ModelSettings()), settings)
     yield context
     context.close()
@@ -61,6 +73,23 @@ def test_logits_after_shared_cells_are_those_of_computing_them(context: LlamaCon
         context.copy(transfer, 0, start, start + 400)
         context.drop(transfer, 0)
     assert np.array_equal(read(context, 0, 800, 1200), expected)
+
+
+def test_logits_after_a_saved_window_are_those_of_computing_it(small_context: LlamaContext) -> None:
+    context, idle = small_context, small_context.num_sequences + 1
+    assert context.needs_states and not context.has_full_window
+    read(context, 0, 0, 800)
+    context.copy(0, idle, 0, 800)
+    window = context.save_state(0)
+    expected = read(context, 0, 800, 1200)
+    for slot in (0, 2):
+        context.drop(0, 0)
+        read(context, 1, 0, 700)  # others overwrite the cells of its window
+        context.copy(idle, slot, 0, 800)
+        assert context.accepts(window, 800, 800) and context.restore_state(slot, window, 800)
+        assert np.abs(read(context, slot, 800, 1200) - expected).max() < 1e-3
+        context.drop(slot, 0)
+        context.drop(1, 0)
 
 
 def test_the_next_turn_reuses_what_was_read(gemma: openai.OpenAI) -> None:
