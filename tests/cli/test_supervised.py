@@ -90,6 +90,40 @@ def test_settings_that_can_not_be_used_end_it_at_once(tmp_path: Path) -> None:
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
 
 
+def test_settings_that_are_just_being_written_are_read_again_later(tmp_path: Path) -> None:
+    with supervised(tmp_path) as process:
+        assert process.complete()[0] == 200
+        file = tmp_path / "models.toml"
+        settings = file.read_text()
+        file.write_text(settings[: len(settings) // 2] + "[")
+        process.kill_server()
+        process.wait_for_log("ended with status 2 before it listened; next try in")
+        part = file.with_suffix(".part")
+        part.write_text(settings)
+        part.replace(file)
+        assert process.complete()[0] == 200  # who asked meanwhile has waited
+
+
+ORPHANS = """
+import os, subprocess
+if "LOCALINFRA_HANDED_OVER" in os.environ:
+    subprocess.Popen(["true"])  # and nobody waits for it
+else:
+    import ctypes
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what a container's first process is
+"""
+
+
+def test_what_a_dead_server_has_started_leaves_no_zombies(tmp_path: Path) -> None:
+    with supervised(tmp_path, patch=ORPHANS) as process:
+        for _ in range(2):
+            assert process.complete()[0] == 200
+            process.kill_server()
+        assert process.complete()[0] == 200
+        children = Path(f"/proc/{process.popen.pid}/task/{process.popen.pid}/children")
+        assert len(children.read_text().split()) == 1
+
+
 def test_a_model_that_kills_the_server_is_loaded_more_safely_then_not_at_all(
     tmp_path: Path,
 ) -> None:
