@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from localinfra import logs, outlet
 from localinfra.children import module_command
 from localinfra.deaths import Death, Deaths, history
 from localinfra.journal import SIZE, CrashJournal, Trouble, culprits
+from localinfra.scratch import memory_file
 
 logger = logging.getLogger("localinfra.supervisor")  # __main__, where it runs
 
@@ -276,7 +276,7 @@ def main() -> NoReturn:
     outlet.install()
     orders = Orders(*json.loads(sys.argv[1]))
     logs.configure(orders.log_level, orders.log_format)
-    with tempfile.TemporaryFile() as shared, tempfile.TemporaryFile() as report:
+    with memory_file() as shared, memory_file() as report:
         sys.exit(Supervisor(orders, shared, report).run())
 
 

@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
+        {"scratch"},
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
         | {"nvidia_libraries", "outlet", "shares", "wheels"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
