@@ -1,7 +1,9 @@
 """A supervised server is back after a death, while its clients wait; and what ends it for good."""
 
+import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,8 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from children import Terminal
+from children import Terminal, started
+from serve_process import ServeProcess
 from supervised import ABORTS, supervised
+
+import localinfra
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -122,6 +127,37 @@ def test_what_a_dead_server_has_started_leaves_no_zombies(tmp_path: Path) -> Non
         assert process.complete()[0] == 200
         children = Path(f"/proc/{process.popen.pid}/task/{process.popen.pid}/children")
         assert len(children.read_text().split()) == 1
+
+
+READ_ONLY = """
+for folder in /tmp /var/tmp; do
+    mount --bind $folder $folder
+    mount -o remount,ro,bind $folder
+done
+cd /proc
+exec "$@"
+"""
+
+
+def test_it_runs_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """As in a container whose file system is read-only."""
+    probe = ["unshare", "-m", "sh", "-ec", READ_ONLY, "sh", "true"]
+    if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("only root may mount")
+    (tmp_path / "models.toml").write_text("server.ollama_api = false")
+    options = "--supervised", "--port", "0", "--config", str(tmp_path / "models.toml")
+    command = [*probe[:-1], sys.executable, "-m", "localinfra", "serve", *options]
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    environment |= {f"LOCALINFRA_{name}": f"/proc/{name}" for name in ("CACHE", "DATA")}
+    environment["PYTHONPATH"] = str(Path(localinfra.__file__).parents[1])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with started(command, env=environment, **pipes) as popen:
+        connection = http.client.HTTPConnection("127.0.0.1", ServeProcess(popen).port)
+        with contextlib.closing(connection):
+            connection.request("GET", "/health")
+            assert connection.getresponse().status == 200
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait() == 0
 
 
 def test_a_model_that_kills_the_server_is_loaded_more_safely_then_not_at_all(
