@@ -9,9 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from typing import NamedTuple
+
+from localinfra.scratch import memory_file
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 # Popen's `creationflags` that keep Ctrl-C from a child: what a session of its own does elsewhere.
@@ -44,7 +45,7 @@ def result_of(command: list[str], limit_s: float) -> Ended:
         hangs.set()
         process.kill()
 
-    with tempfile.TemporaryFile() as log:
+    with memory_file() as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,  # open while this process lives

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from localinfra.errors import QueueFull
-from localinfra.shares import current_client, has_room
+from localinfra.shares import TurnNumbers, current_client, has_room
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ class _Job:
         self.is_large = is_large
         self.is_abandoned = False
         self.client = current_client.get()
+        self.turn = 0  # if it had to wait
 
 
 def is_abandoned() -> bool:
@@ -57,8 +58,8 @@ async def give_way() -> None:
 
 
 class BoundedExecutor:
-    """Runs functions in threads, smaller jobs first, one thread reserved for small jobs.
-    Event loop only."""
+    """Runs functions in threads, smaller jobs first, in turns of the clients, one thread reserved
+    for small jobs. Event loop only."""
 
     def __init__(
         self, name: str, num_threads: int, max_waiting: int, large_size: float = float("inf")
@@ -73,6 +74,7 @@ class BoundedExecutor:
         self._large_size = large_size
         self._num_running = 0
         self._num_large = 0  # of the running
+        self._turns = TurnNumbers()
         self._numbers = itertools.count()
         # is_large → a heap of (rank, number, future, job)
         self._waiting: dict[bool, list[tuple[int, int, asyncio.Future[None], _Job]]] = {
@@ -122,9 +124,9 @@ class BoundedExecutor:
         if self._is_full(job):
             raise refusal(self._name)
         place = asyncio.get_running_loop().create_future()
-        number = next(self._numbers)
+        job.turn = self._turns.number(job.client)
         heap = self._waiting[job.is_large]
-        heapq.heappush(heap, (size + number * AGEING, number, place, job))
+        heapq.heappush(heap, (size + job.turn * AGEING, next(self._numbers), place, job))
         try:
             await place
         except asyncio.CancelledError:
@@ -158,6 +160,7 @@ class BoundedExecutor:
         self._num_large -= job.is_large
         while found := self._next():
             _, _, place, other = found
+            self._turns.begin(other.client, other.turn)
             if not place.done():
                 self._start(other)
                 place.set_result(None)
@@ -184,32 +187,55 @@ def _run(job: _Job, function: Callable[..., T], *arguments: Any) -> T:
 
 
 class DaemonThreads:
-    """Runs functions in order of their arrival, a few at once, in daemon threads: for work that may
+    """Runs functions in turns of the clients, a few at once, in daemon threads: for work that may
     hang, as on a disk, and must not keep the process alive. Event loop only."""
 
     def __init__(self, name: str, num_threads: int, max_waiting: int):
-        """At most `max_waiting` callers wait besides those whose function runs; a refusal gives
-        `name`."""
+        """At most `max_waiting` callers wait besides those whose function runs, and more of clients
+        that have less than their share; a refusal gives `name`."""
         self._name = name
         self._max_waiting = max_waiting
-        self._num_waiting = 0
-        self._places = asyncio.Semaphore(num_threads)
+        self._num_free = num_threads
+        self._turns = TurnNumbers()
+        self._numbers = itertools.count()
+        # A heap of (turn, number, future, client).
+        self._waiting: list[tuple[int, int, asyncio.Future[None], str]] = []
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Returns the function's result. Raises QueueFull if too many wait."""
-        if self._num_waiting >= self._max_waiting:
-            raise refusal(self._name)
-        self._num_waiting += 1
-        try:
-            await self._places.acquire()
-        finally:
-            self._num_waiting -= 1
+        await self._take_place(current_client.get())
         work = asyncio.ensure_future(in_daemon_thread(function, *arguments, name=self._name))
         work.add_done_callback(self._leave)
         return await asyncio.shield(work)  # a thread holds its place, also if its caller leaves
 
+    async def _take_place(self, client: str) -> None:
+        if self._num_free:
+            self._num_free -= 1
+            return
+        waiting = Counter(other for _, _, place, other in self._waiting if not place.done())
+        if not has_room(waiting, client, self._max_waiting):
+            raise refusal(self._name)
+        place = asyncio.get_running_loop().create_future()
+        row = (self._turns.number(client), next(self._numbers), place, client)
+        heapq.heappush(self._waiting, row)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self._give_place_back()  # it had just been handed over
+            raise
+
+    def _give_place_back(self) -> None:
+        while self._waiting:
+            turn, _, place, client = heapq.heappop(self._waiting)
+            self._turns.begin(client, turn)
+            if not place.done():
+                place.set_result(None)
+                return
+        self._num_free += 1
+
     def _leave(self, work: "asyncio.Future[Any]") -> None:
-        self._places.release()
+        self._give_place_back()
         if not work.cancelled():
             work.exception()  # seen, if the caller has left
 

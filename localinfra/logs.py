@@ -9,13 +9,14 @@ Knows neither HTTP nor models. Only the serving process calls `configure`; other
 import faulthandler
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal, NamedTuple
+
+from localinfra.scratch import memory_file
 
 LogFormat = Literal["text", "json"]
 Caught = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -175,7 +176,7 @@ class Throttle(logging.Filter):
 
 def stacks() -> str:
     """The stack of every thread of this process."""
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
+    with memory_file() as file:
+        faulthandler.dump_traceback(file.fileno(), all_threads=True)
         file.seek(0)
-        return file.read()
+        return file.read().decode(errors="replace")

@@ -359,7 +359,7 @@ class Runtime:
     def faults(self) -> dict[str, str]:
         """Models that broke and are not back yet → why they broke."""
         self._models.check()
-        return {name: fault.reason for name, fault in self._models.faults.items()}
+        return {n: fault.reason for n, fault in self._models.faults(self.catalog.entries).items()}
 
     async def _watch_models(self) -> None:
         while True:
@@ -382,7 +382,7 @@ class Runtime:
             self._models.drop(seat, reason, is_final=self.safeguard.hangs_too_often(seat.name))
 
     def _revive(self) -> None:
-        for name, fault in self._models.faults.items():
+        for name, fault in self._models.faults(self.catalog.entries).items():
             if time.monotonic() - fault.since > REVIVE_AFTER_S:
                 self._start(self._preload(name))
 

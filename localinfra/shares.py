@@ -1,4 +1,4 @@
-"""How the places of a queue are shared among clients."""
+"""How the places of a queue, and the room of a store, are shared among clients."""
 
 from collections import Counter
 from contextvars import ContextVar
@@ -12,6 +12,48 @@ def has_room(waiting: Counter[str], client: str, most: int) -> bool:
     fills the queue keeps no other out. `waiting`: the number of each client's."""
     share = most / len({other for other in waiting if waiting[other]} | {client})
     return waiting.total() < most or waiting[client] < share
+
+
+class TurnNumbers:
+    """Numbers for waiting jobs: in their order clients take turns, however many one of them sends.
+    A client's first job comes after those that were begun, not after all that wait (start-time
+    fair queueing)."""
+
+    def __init__(self) -> None:
+        self._now = 0  # the number of what was begun last
+        self._last: dict[str, int] = {}  # number of each client with jobs beyond that
+
+    def number(self, client: str) -> int:
+        """Of the client's next job; those of several clients may be the same."""
+        found = self._last[client] = max(self._now, self._last.get(client, 0)) + 1
+        return found
+
+    def begin(self, client: str, number: int) -> None:
+        """Call it for each job with a number, when it begins or turns out to be given up."""
+        self._now = max(self._now, number)
+        if self._last.get(client, 0) <= self._now:
+            self._last.pop(client, None)
+
+
+class Holdings:
+    """What each client has in a store of limited size. Beyond the limit, something of the greediest
+    is dropped: so nobody pushes out what others have."""
+
+    def __init__(self) -> None:
+        self._sizes: Counter[str] = Counter()
+        self.total = 0
+
+    def add(self, client: str, size: int) -> None:
+        """`size`: below zero for what is dropped."""
+        self.total += size
+        self._sizes[client] += size
+        if not self._sizes[client]:
+            del self._sizes[client]
+
+    @property
+    def greediest(self) -> str:
+        """The client that has most. There must be one."""
+        return max(self._sizes, key=self._sizes.__getitem__)
 
 
 def fullness(waiting: Counter[str], client: str) -> str:

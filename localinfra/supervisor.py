@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from localinfra import logs, outlet
 from localinfra.children import module_command
 from localinfra.deaths import Death, Deaths, history
 from localinfra.journal import SIZE, CrashJournal, Trouble, culprits
+from localinfra.scratch import memory_file
 
 logger = logging.getLogger("localinfra.supervisor")  # __main__, where it runs
 
@@ -112,6 +112,7 @@ class Supervisor:
         self._shared, self._report = shared, report
         self._journal = CrashJournal.on(shared.fileno())
         self._process: subprocess.Popen[bytes] | None = None
+        self._has_served = False  # whether any server has begun to listen
         self._num_signals = 0  # that end it
         self._num_failed_starts = 0
         self._died_at: deque[float] = deque(maxlen=MAX_DEATHS_A_MINUTE)
@@ -128,6 +129,8 @@ class Supervisor:
         while True:
             num_kills = out_of_memory_kills()
             status = self._one_server()
+            self._has_served = self._has_served or self._journal.is_ready
+            reap_orphans()
             if self._num_signals > 1:
                 return AT_ONCE
             if status == 0 or self._num_signals:
@@ -185,7 +188,8 @@ class Supervisor:
         if self._journal.is_ready or is_from_outside or is_noted:
             self._num_failed_starts = 0
             return self._pause_after(how_it_ended(status, is_oom))
-        if status == WRONG_SETTINGS:
+        # Later, someone may be just writing them.
+        if status == WRONG_SETTINGS and not self._has_served:
             logger.error("the server can't start with these settings: the lines above say why")
             return None
         self._num_failed_starts += 1
@@ -232,6 +236,14 @@ class Supervisor:
         return self._num_signals > 0
 
 
+def reap_orphans() -> None:
+    """Takes note of the end of a dead server's children, which are this process's in a container:
+    as its first process. There must be no server."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def signal_name(status: int) -> str | None:
     """Of the signal that ended a process with this status."""
     if status >= 0:
@@ -264,7 +276,7 @@ def main() -> NoReturn:
     outlet.install()
     orders = Orders(*json.loads(sys.argv[1]))
     logs.configure(orders.log_level, orders.log_format)
-    with tempfile.TemporaryFile() as shared, tempfile.TemporaryFile() as report:
+    with memory_file() as shared, memory_file() as report:
         sys.exit(Supervisor(orders, shared, report).run())
 
 

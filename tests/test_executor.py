@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -115,6 +115,57 @@ def test_a_full_queue_still_has_the_share_of_other_clients() -> None:
         for task in refused:
             with pytest.raises(QueueFull):
                 await task
+        gate.set()
+        assert await asyncio.gather(*taken) == [True] * 7
+
+    run(test())
+
+
+THREADS: list[Callable[[], BoundedExecutor | DaemonThreads]] = [
+    lambda: BoundedExecutor("tests", 1, 100),
+    lambda: DaemonThreads("tests", 1, 100),
+]
+
+
+@pytest.mark.parametrize("make", THREADS, ids=["bounded", "daemons"])
+def test_clients_take_turns_however_many_jobs_one_of_them_sends(
+    make: Callable[[], BoundedExecutor | DaemonThreads],
+) -> None:
+    async def test() -> None:
+        threads, gate = make(), threading.Event()
+        order: list[str] = []
+
+        def submit(client: str, work: Callable[..., object]) -> "asyncio.Task[object]":
+            current_client.set(client)
+            return asyncio.create_task(threads.run(work, client))
+
+        jobs = [submit("a", lambda _: gate.wait())]
+        jobs += [submit("a", order.append) for _ in range(6)]
+        await asyncio.sleep(0)
+        jobs += [submit(client, order.append) for client in "bcbc"]
+        await asyncio.sleep(0)
+        given_up = submit("b", order.append)
+        await asyncio.sleep(0)
+        given_up.cancel()
+        gate.set()
+        await asyncio.gather(*jobs)
+        assert order == [*"abc", *"abc", *"aaaa"]
+
+    run(test())
+
+
+def test_the_share_of_a_client_in_daemon_threads_is_its_own() -> None:
+    async def test() -> None:
+        threads, gate = DaemonThreads("tests", 1, 4), threading.Event()
+
+        def submit(client: str) -> "asyncio.Task[bool]":
+            current_client.set(client)
+            return asyncio.create_task(threads.run(gate.wait))
+
+        taken = [submit("a") for _ in range(5)] + [submit("b") for _ in range(2)]
+        for refused in [submit("a"), submit("b")]:
+            with pytest.raises(QueueFull):
+                await refused
         gate.set()
         assert await asyncio.gather(*taken) == [True] * 7
 

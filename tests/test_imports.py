@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
+        {"scratch"},
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
         | {"nvidia_libraries", "outlet", "shares", "wheels"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
@@ -187,6 +188,27 @@ def test_libraries_stay_with_their_owners(file: Path) -> None:
     libraries = {name.split(".")[0] for name in imported(file)}
     foreign = {name for name in libraries & OWNERS.keys() if not path.startswith(OWNERS[name])}
     assert not foreign, f"only {[OWNERS[name] for name in foreign]} may import {foreign}"
+
+
+PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "diskcache"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_nothing_unpickles_or_runs_code_of_others(file: Path) -> None:
+    assert not {name.split(".")[0] for name in imported(file)} & PICKLES
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            given = {each.arg: ast.unparse(each.value) for each in node.keywords}
+            assert called != "torch.load"
+            assert given.get("trust_remote_code", "False") == "False"
+            assert given.get("allow_pickle", "False") == "False"
+            if called.endswith("Pipeline.from_pretrained"):
+                assert given["use_safetensors"] == "True"
+        elif isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                trusts = key is not None and ast.unparse(key) == "'trust_remote_code'"
+                assert not trusts or ast.unparse(value) == "False"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from localinfra.errors import ModelUnavailable
 from localinfra.footprint import NO_MEMORY
 from localinfra.journal import CrashJournal, Mark, Trouble
 from localinfra.models import catalog as catalog_file
+from localinfra.origin import Origin
 from localinfra.runtime import Runtime
 from localinfra.safeguard import MAX_HANGS
 from localinfra.watchdog import Phase, Pulse
@@ -118,6 +119,27 @@ def test_health_stays_degraded_while_it_can_not_be_loaded(runtime: Playing) -> N
         with pytest.raises(ModelUnavailable) as caught:
             await runtime.model("text")
         assert caught.value.retry_after_s and (await runtime.health())[0] == 503
+        await runtime.close()
+
+    run(test)
+
+
+def test_a_broken_model_that_is_not_served_any_more_is_no_trouble(
+    runtime: Playing, tmp_path: Path
+) -> None:
+    file = tmp_path / "models.toml"
+    runtime._origin = Origin(file)
+
+    async def test() -> None:
+        (await runtime.model("text")).worker.fault = "gone"
+        assert (await runtime.health())[0] == 503
+        table = CATALOGUE.partition("[model.vectors]")[0].partition("[model.text]")
+        file.write_text(CATALOGUE.replace(table[1] + table[2], ""))
+        assert (await runtime.reload()).removed == ["text"]
+        assert (await runtime.health())[0] == 200
+        file.write_text(CATALOGUE)
+        await runtime.reload()
+        assert (await runtime.health())[0] == 200  # forgotten, not only left out
         await runtime.close()
 
     run(test)

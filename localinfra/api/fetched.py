@@ -11,10 +11,11 @@ from localinfra.errors import InvalidRequest
 from localinfra.executor import DaemonThreads
 from localinfra.models.fetch.picture import NotFetched, fetch_picture
 from localinfra.pictures import MAX_BYTES
+from localinfra.shares import Holdings
 
 FETCH_LIMIT_S = 20.0  # for all pictures of a request
 KEPT_S = 600.0
-MAX_KEPT_BYTES = 64 << 20  # together; the oldest are dropped first
+MAX_KEPT_BYTES = 64 << 20  # together; the oldest of who has most are dropped first
 
 
 class KeptPicture(NamedTuple):
@@ -28,7 +29,7 @@ class FetchedPictures:
     def __init__(self) -> None:
         self._threads = DaemonThreads("a fetch of a picture", 8, 64)
         self._kept: OrderedDict[tuple[str, str], KeptPicture] = OrderedDict()
-        self._num_bytes = 0
+        self._held = Holdings()
 
     async def get(self, client: str, url: str, path: str, limit_s: float) -> bytes:
         """Raises InvalidRequest, naming `path`, if it can't be had, and QueueFull."""
@@ -47,9 +48,10 @@ class FetchedPictures:
     def _keep(self, key: tuple[str, str], data: bytes) -> None:
         self._drop(key)
         self._kept[key] = KeptPicture(data, time.monotonic() + KEPT_S)
-        self._num_bytes += len(data)
-        while self._num_bytes > MAX_KEPT_BYTES:
-            self._drop(next(iter(self._kept)))
+        self._held.add(key[0], len(data))
+        while self._held.total > MAX_KEPT_BYTES:
+            greediest = self._held.greediest
+            self._drop(next(key for key in self._kept if key[0] == greediest))
 
     def _drop_old(self) -> None:
         now_s = time.monotonic()
@@ -58,7 +60,7 @@ class FetchedPictures:
 
     def _drop(self, key: tuple[str, str]) -> None:
         if kept := self._kept.pop(key, None):
-            self._num_bytes -= len(kept.data)
+            self._held.add(key[0], -len(kept.data))
 
 
 def host_of(url: str) -> str:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import msgspec
 from localinfra.children import OWN_GROUP, module_command
 from localinfra.cli.client import Client, ServerRefused, ServerUnreachable
 from localinfra.errors import ApiError
+from localinfra.scratch import memory_file
 
 START_LIMIT_S = 600  # a large model on a slow disk
 STOP_LIMIT_S = 15
@@ -43,7 +43,7 @@ def server(config: Path | None, progress: Progress) -> Iterator[Client]:
     command += ["--host", "127.0.0.1", "--port", str(port), "--no-tls"]
     command += ["--config", str(config)] if config else []
     environment = os.environ | {"LOCALINFRA_API_KEYS": key}
-    with tempfile.TemporaryFile() as log, ended_by_signals():
+    with memory_file() as log, ended_by_signals():
         process = subprocess.Popen(
             command,
             env=environment,

@@ -53,6 +53,8 @@ def url_in(text: str) -> str | None:
 
 # --- systemd ------------------------------------------------------------------------------------
 
+# By default systemd ends the supervisor too when a server is killed for lack of memory: nobody
+# would note which model was to blame, and it would be loaded so for ever.
 UNIT = """\
 [Unit]
 Description={description}
@@ -60,6 +62,7 @@ Description={description}
 [Service]
 ExecStart={command}
 {environment}KillMode=mixed
+OOMPolicy=continue
 Restart=on-failure
 RestartSec={retry_s}
 

@@ -94,7 +94,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     events_kept_s: Seconds = 600.0
     # limit of the events kept of one such answer; beyond it, the oldest are dropped
     max_answer_event_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB
-    # the same of all of them together; beyond it, those of the oldest ended answer are dropped
+    # the same of all of them together; beyond it, the key that has most of them loses those of its
+    # oldest ended answer
     max_event_bytes: Annotated[int, Meta(ge=1024)] = 64 * MIB
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # largest head of a request
     head_timeout_s: Seconds = 10.0  # longest wait for a request's complete head

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from localinfra import cache
 from localinfra.children import OWN_GROUP, module_command
 from localinfra.embed import plan as plans
 from localinfra.embed.plan import EncoderPlan
+from localinfra.scratch import memory_file
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Measurement:
         logger.info("%s: looking for a faster way to compute it while serving", self._name)
         started = time.monotonic()
         request = msgspec.structs.replace(self._request, out=str(out))
-        with tempfile.TemporaryFile("w+") as log:
+        with memory_file() as log:
             self._child = child = subprocess.Popen(
                 [*COMMAND, msgspec.json.encode(request).decode()],
                 stdin=subprocess.PIPE,  # open while this process lives
@@ -153,5 +153,5 @@ class Measurement:
                 timer.cancel()
             if child.returncode:
                 log.seek(0)
-                said = log.read().strip()[-500:]
+                said = log.read().decode(errors="replace").strip()[-500:]
                 raise MeasuringFailed(said or f"it ended with status {child.returncode}")

@@ -20,6 +20,9 @@ CPU_BATCH_TOKENS = 1024  # larger batches exceed a core's caches
 GPU_BATCH_TOKENS = 16_384
 
 OWN_MODULES = "sentence_transformers."
+# Names of pickles that the libraries read → what they read instead where it is there. Other .bin
+# files are no pickles, such as OpenVINO's.
+SAFE_NAMES = {"pytorch_model": "model", "adapter_model": "adapter_model"}
 
 SAMPLES = ["the end", "Two rivers, 3 stones."]
 
@@ -95,8 +98,10 @@ def check_folder(folder: Path) -> None:
         raise ModelUnavailable(
             f"{folder} is not a folder; an embedder is a folder of files.", "model"
         )
-    for weights in [*folder.glob("*.bin"), *folder.glob("*/*.bin")]:
-        if not list(weights.parent.glob("*.safetensors")):
+    for pickled, safe in SAFE_NAMES.items():
+        for weights in folder.rglob(f"{pickled}*.bin"):
+            if has_safetensors(weights.parent, safe):
+                continue
             raise ModelUnavailable(
                 f"{weights} is a Python pickle, which can run code; only safetensors are loaded. "
                 "Download the model's safetensors files, or convert it.",
@@ -112,6 +117,12 @@ def check_folder(folder: Path) -> None:
             raise ModelUnavailable(
                 f"{folder} needs custom code ({foreign[0]}), which is never run here.", "model"
             )
+
+
+def has_safetensors(folder: Path, name: str) -> bool:
+    """Whether the libraries find these weights as safetensors, whole or in shards."""
+    ends = (".safetensors", ".safetensors.index.json")
+    return any((folder / f"{name}{end}").is_file() for end in ends)
 
 
 def load_network(folder: Path, kind: str, options: dict[str, Any]) -> Any:

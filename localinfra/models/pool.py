@@ -7,7 +7,7 @@ Does not know what a model is, nor which to load or unload: `swaps.py` decides t
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -75,9 +75,9 @@ class Pool(Generic[T]):
     def loaded(self) -> dict[str, T]:
         return {seat.name: model for seat, model in self.seats.ready()}
 
-    @property
-    def faults(self) -> dict[str, Fault]:
-        """Models that broke and are not back yet."""
+    def faults(self, served: Collection[str]) -> dict[str, Fault]:
+        """Models that broke and are not back yet; forgets those that are not `served` any more."""
+        self._faults = {name: fault for name, fault in self._faults.items() if name in served}
         return dict(self._faults)
 
     async def get(self, name: str) -> T:

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable
 from typing import IO
@@ -12,6 +11,7 @@ import msgspec
 from localinfra.children import OWN_GROUP, module_command
 from localinfra.optimize import store
 from localinfra.optimize.job import Done, Event, JobFailed, OptimizeJob, Progress, Report
+from localinfra.scratch import memory_file
 
 events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 COMMAND = module_command("localinfra.optimize.worker")
@@ -80,7 +80,7 @@ def run(
 ) -> Report:
     """Runs the job in its own process, which ends with this call, even at Ctrl-C or an error in
     `show`. Raises OptimizeFailed if there is no report."""
-    with tempfile.TemporaryFile() as log:
+    with memory_file() as log:
         process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,

@@ -2,7 +2,6 @@
 untrusted bytes there, and the server lives on whatever becomes of it. Blocking."""
 
 import subprocess
-import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import msgspec
 
 from localinfra.children import OWN_GROUP, module_command
 from localinfra.executor import stop_if_abandoned
+from localinfra.scratch import memory_file
 from localinfra.sounds.heard import BadSound
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def decoded(data: bytes, rate: int, max_seconds: float) -> "NDArray[np.float32]"
     import numpy as np
 
     request = msgspec.json.encode(DecodingRequest(rate, max_seconds)).decode()
-    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
+    with memory_file() as source, memory_file() as target:
         source.write(data)
         source.seek(0)
         process = subprocess.Popen(

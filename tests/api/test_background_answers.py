@@ -15,6 +15,7 @@ from waiting import run, until
 
 from localinfra.api.http.background import OWN_BYTES, BackgroundAnswer, BackgroundAnswers, Respond
 from localinfra.api.http.sse import EventStream
+from localinfra.api.http.state import RequestState
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import InvalidRequest
 
@@ -27,8 +28,10 @@ def backgrounds(settings: ServerSettings = SETTINGS) -> BackgroundAnswers:
     return found
 
 
-def scope() -> Scope:
-    return {"type": "http", "method": "POST", "path": "/", "headers": []}
+def scope(caller: str = "") -> Scope:
+    found: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    RequestState.of(found).caller = caller
+    return found
 
 
 def sending(num_bytes: int, gate: asyncio.Event | None = None) -> Respond:
@@ -70,6 +73,25 @@ def test_events_stay_within_the_limits_whatever_runs() -> None:
         long = kept.start("long", scope(), sending(100_000, gate))
         await until_sent(long, 1000)
         assert long.log.num_bytes <= 16_000 and long.log.first > 0
+        gate.set()
+        await kept.close()
+
+    run(test)
+
+
+def test_who_has_many_pushes_out_no_events_of_others() -> None:
+    async def test() -> None:
+        kept, gate = backgrounds(), asyncio.Event()
+        ended = kept.start("ended", scope("other"), sending(4_000))
+        await until_ended(ended)
+        running = kept.start("running", scope("other"), sending(4_000, gate))
+        await until_sent(running, 40)
+        for at in range(5):
+            await until_ended(kept.start(f"{at}", scope("greedy"), sending(8_000)))
+        assert [at for at in range(5) if kept.find(f"{at}", "greedy")] == [4]
+        long = kept.start("long", scope("greedy"), sending(15_000, gate))
+        await until_sent(long, 150)
+        assert kept.find("ended", "other") is ended and ended.log.first == running.log.first == 0
         gate.set()
         await kept.close()
 

@@ -147,6 +147,7 @@ def test_a_service_is_installed_started_and_removed(called: Called, tmp_path: Pa
     assert "http://localhost:1/v1" in done.output and "loginctl enable-linger" in done.output
     unit = unit_of(tmp_path)
     assert '"-P" "-m" "localinfra" "serve" "--supervised" "--port" "1"' in unit.read_text()
+    assert "OOMPolicy=continue" in unit.read_text()  # the supervisor outlives such a server
     assert called("status").exit_code == 0
 
     (tmp_path / "running").unlink()  # it failed

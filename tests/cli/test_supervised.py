@@ -1,7 +1,9 @@
 """A supervised server is back after a death, while its clients wait; and what ends it for good."""
 
+import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,8 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from children import Terminal
+from children import Terminal, started
+from serve_process import ServeProcess
 from supervised import ABORTS, supervised
+
+import localinfra
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -88,6 +93,71 @@ def test_settings_that_can_not_be_used_end_it_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "localinfra", "serve", *options]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
+
+
+def test_settings_that_are_just_being_written_are_read_again_later(tmp_path: Path) -> None:
+    with supervised(tmp_path) as process:
+        assert process.complete()[0] == 200
+        file = tmp_path / "models.toml"
+        settings = file.read_text()
+        file.write_text(settings[: len(settings) // 2] + "[")
+        process.kill_server()
+        process.wait_for_log("ended with status 2 before it listened; next try in")
+        part = file.with_suffix(".part")
+        part.write_text(settings)
+        part.replace(file)
+        assert process.complete()[0] == 200  # who asked meanwhile has waited
+
+
+ORPHANS = """
+import os, subprocess
+if "LOCALINFRA_HANDED_OVER" in os.environ:
+    subprocess.Popen(["true"])  # and nobody waits for it
+else:
+    import ctypes
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what a container's first process is
+"""
+
+
+def test_what_a_dead_server_has_started_leaves_no_zombies(tmp_path: Path) -> None:
+    with supervised(tmp_path, patch=ORPHANS) as process:
+        for _ in range(2):
+            assert process.complete()[0] == 200
+            process.kill_server()
+        assert process.complete()[0] == 200
+        children = Path(f"/proc/{process.popen.pid}/task/{process.popen.pid}/children")
+        assert len(children.read_text().split()) == 1
+
+
+READ_ONLY = """
+for folder in /tmp /var/tmp; do
+    mount --bind $folder $folder
+    mount -o remount,ro,bind $folder
+done
+cd /proc
+exec "$@"
+"""
+
+
+def test_it_runs_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """As in a container whose file system is read-only."""
+    probe = ["unshare", "-m", "sh", "-ec", READ_ONLY, "sh", "true"]
+    if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("only root may mount")
+    (tmp_path / "models.toml").write_text("server.ollama_api = false")
+    options = "--supervised", "--port", "0", "--config", str(tmp_path / "models.toml")
+    command = [*probe[:-1], sys.executable, "-m", "localinfra", "serve", *options]
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    environment |= {f"LOCALINFRA_{name}": f"/proc/{name}" for name in ("CACHE", "DATA")}
+    environment["PYTHONPATH"] = str(Path(localinfra.__file__).parents[1])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with started(command, env=environment, **pipes) as popen:
+        connection = http.client.HTTPConnection("127.0.0.1", ServeProcess(popen).port)
+        with contextlib.closing(connection):
+            connection.request("GET", "/health")
+            assert connection.getresponse().status == 200
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait() == 0
 
 
 def test_a_model_that_kills_the_server_is_loaded_more_safely_then_not_at_all(

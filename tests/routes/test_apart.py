@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from echo import CATALOGUE, ECHO
-from metering import label
+from metering import bearer, label
 from named import NamedKeysServer
 from picture_files import file, plain
+
+from localinfra.api.probes import UNTOLD
 
 HIDDEN = "slow"
 KEYS: dict[str, dict[str, Any]] = {
@@ -92,6 +94,23 @@ def test_a_restricted_key_that_manages_manages_only_its_models(server: NamedKeys
         ("DELETE", "/v1/models/slow"),
     ):
         assert server.ask("managing-part", method, path).status_code == 404
+
+
+def test_health_tells_of_a_broken_model_only_those_who_may_use_it(
+    server: NamedKeysServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.runtime, "faults", lambda: {ECHO: "dead", HIDDEN: "at /home/x"})
+
+    def reason(headers: dict[str, str]) -> str:
+        reply = server.client.get("/health", headers=headers)
+        assert reply.status_code == 503 and reply.json()["status"] == "degraded"
+        assert not any(name.startswith("x-ratelimit") for name in reply.headers)
+        return str(reply.json()["reason"])
+
+    for stranger in ({}, {"authorization": "Bearer wrong"}):
+        assert reason(stranger) == UNTOLD
+    assert reason(bearer("part")) == f"{ECHO}: dead; {UNTOLD}"
+    assert reason(bearer("whole")) == f"{ECHO}: dead; {HIDDEN}: at /home/x"
 
 
 MANAGING = [

@@ -136,7 +136,7 @@ def test_image_urls_are_found_from_any_replica(scaled: ScaledEcho) -> None:
     hosted = scaled.fleet.hosted["rest"]["rest0"]
     images = AppState.of(hosted._app).store(ImageFiles)
     images.apply(scaled.runtimes["rest0"].settings)
-    path = images.put(b"\x89PNG", "image/png")
+    path = images.put(b"\x89PNG", "image/png", "none")
     assert scaled.client.get(path).content == b"\x89PNG"
     assert scaled.client.get(path + "x").status_code == 404
 

@@ -20,6 +20,7 @@ from localinfra.api.http.sse import FramedStream, Stream
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError, InvalidRequest, QueueFull
+from localinfra.shares import Holdings
 
 RETRY_AFTER_S = 5
 NUMBER = re.compile(r"\d{1,15}", re.ASCII)
@@ -134,7 +135,7 @@ class BackgroundAnswers:
         self._running: dict[tuple[str, str], BackgroundAnswer] = {}
         # The first to end first.
         self._ended: OrderedDict[tuple[str, str], BackgroundAnswer] = OrderedDict()
-        self._num_bytes = 0
+        self._held = Holdings()  # bytes
         self._settings = ServerSettings()
 
     def apply(self, settings: ServerSettings) -> None:
@@ -150,7 +151,7 @@ class BackgroundAnswers:
             self._drop(key)
         background = BackgroundAnswer(id, key[0], self._count, self._keep)
         self._running[key] = background
-        self._num_bytes += OWN_BYTES
+        self._held.add(background.caller, OWN_BYTES)
         RequestState.of(scope).goes_on = True
         background.start(scope, respond, self._around)
         return background
@@ -189,10 +190,10 @@ class BackgroundAnswers:
 
     def _count(self, grown: BackgroundAnswer, num_bytes: int) -> None:
         """Keeps the events within the limits on their bytes."""
-        self._num_bytes += num_bytes
+        self._held.add(grown.caller, num_bytes)
         most = self._settings.max_answer_event_bytes
         if grown.log.num_bytes > most:
-            self._num_bytes -= grown.log.drop(num_bytes + most // DROPPED_SHARE)
+            self._drop_events(grown, num_bytes + most // DROPPED_SHARE)
         self._make_room(self._settings.max_event_bytes)
 
     def _keep(self, ended: BackgroundAnswer) -> None:
@@ -200,11 +201,21 @@ class BackgroundAnswers:
         self._make_room(self._settings.max_event_bytes)
 
     def _make_room(self, most: int) -> None:
-        while self._num_bytes > most and self._ended:
-            self._drop(next(iter(self._ended)))
-        if self._num_bytes > most and self._running:
-            largest = max(self._running.values(), key=lambda one: one.log.num_bytes)
-            self._num_bytes -= largest.log.drop(self._num_bytes - most + most // DROPPED_SHARE)
+        """Who has most loses first its ended answers, then the oldest events of those that run."""
+        while (excess := self._held.total - most) > 0:
+            caller = self._held.greediest
+            if ended := next((key for key in self._ended if key[0] == caller), None):
+                self._drop(ended)
+                continue
+            own = (one for one in self._running.values() if one.caller == caller)
+            largest = max(own, key=lambda one: one.log.num_bytes)
+            if not self._drop_events(largest, excess + most // DROPPED_SHARE):
+                return  # they have none
+
+    def _drop_events(self, background: BackgroundAnswer, num_bytes: int) -> int:
+        dropped = background.log.drop(num_bytes)
+        self._held.add(background.caller, -dropped)
+        return dropped
 
     def _drop_old(self) -> None:
         oldest = asyncio.get_running_loop().time() - self._settings.events_kept_s
@@ -212,7 +223,7 @@ class BackgroundAnswers:
             self._drop(next(iter(self._ended)))
 
     def _drop(self, key: tuple[str, str]) -> None:
-        self._num_bytes -= OWN_BYTES + self._ended.pop(key).log.num_bytes
+        self._held.add(key[0], -OWN_BYTES - self._ended.pop(key).log.num_bytes)
 
 
 def without_frames(error: ApiError) -> ApiError:

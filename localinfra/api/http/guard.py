@@ -22,6 +22,7 @@ from localinfra.chance import random_hex
 from localinfra.config.settings import ServerSettings, is_local
 from localinfra.errors import Forbidden, Unauthorized
 from localinfra.keys.holders import Holder, Holders
+from localinfra.keys.meter import Permit
 from localinfra.shares import current_client
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -100,7 +101,9 @@ class Guard:
             app = self.app
             if is_preflight(headers, scope):
                 app = preflight(headers)
-            elif not is_open(scope["path"]) or scope["method"] not in ("GET", "HEAD"):
+            elif is_open(scope["path"]) and scope["method"] in ("GET", "HEAD"):
+                state.permit = self.permit_without_key(headers)
+            else:
                 await self.access.holders.refresh()
                 holder = self.check_key(headers)
                 state.caller, state.may_manage = holder.label, holder.may_manage
@@ -161,10 +164,19 @@ class Guard:
             "vary": "Origin",
         }
 
+    def permit_without_key(self, headers: Headers) -> Permit:
+        """For open paths: a key still says whose models may be told of; without one, none, if the
+        server asks for keys."""
+        holder = self.holder(headers)
+        return Permit(models=self.access.holders.permit(holder).models if holder else frozenset())
+
+    def holder(self, headers: Headers) -> Holder | None:
+        given = headers.get("authorization", ""), headers.get("x-api-key", "")
+        return self.access.holders.holder(offered_keys(*given))
+
     def check_key(self, headers: Headers) -> Holder:
         """Raises Unauthorized: the same for keys that are unknown, revoked or have expired."""
-        given = headers.get("authorization", ""), headers.get("x-api-key", "")
-        holder = self.access.holders.holder(offered_keys(*given))
+        holder = self.holder(headers)
         if holder is None:
             raise Unauthorized(
                 "The API key is missing or unknown. Send 'Authorization: Bearer KEY' with one of "

@@ -12,14 +12,16 @@ from localinfra.api.http.guard import IMAGE_FILES
 from localinfra.api.http.state import AppState
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import NotFound
+from localinfra.shares import Holdings
 
-MAX_BYTES = 256 << 20  # in total; the oldest are dropped first
+MAX_BYTES = 256 << 20  # in total; the oldest of who has most are dropped first
 
 
 class KeptImage(msgspec.Struct, frozen=True):
     data: bytes
     media_type: str
     expires_at: float  # time.monotonic()
+    owner: str  # see `RequestState.caller`
 
 
 class ImageFiles:
@@ -28,20 +30,20 @@ class ImageFiles:
     def __init__(self, kept_s: float = 0.0):
         self._kept_s = kept_s
         self._images: OrderedDict[str, KeptImage] = OrderedDict()
-        self._num_bytes = 0
+        self._held = Holdings()
 
     def apply(self, settings: ServerSettings) -> None:
         """Images that are kept already stay for as long as they were promised."""
         self._kept_s = settings.image_urls_s
 
-    def put(self, data: bytes, media_type: str) -> str:
-        """Keeps an image and returns its path."""
+    def put(self, data: bytes, media_type: str, owner: str) -> str:
+        """Keeps an image of the owner and returns its path."""
         self._drop_expired()
         name = f"{secrets.token_urlsafe(24)}.{media_type.partition('/')[2]}"
-        self._images[name] = KeptImage(data, media_type, time.monotonic() + self._kept_s)
-        self._num_bytes += len(data)
-        while self._num_bytes > MAX_BYTES and len(self._images) > 1:
-            self._drop(next(iter(self._images)))
+        self._images[name] = KeptImage(data, media_type, time.monotonic() + self._kept_s, owner)
+        self._held.add(owner, len(data))
+        while self._held.total > MAX_BYTES and len(self._images) > 1:
+            self._drop(self._least_wanted(name))
         return f"{IMAGE_FILES}/{name}"
 
     def has(self, name: str) -> bool:
@@ -60,8 +62,15 @@ class ImageFiles:
         while self._images and next(iter(self._images.values())).expires_at < now:
             self._drop(next(iter(self._images)))
 
+    def _least_wanted(self, newest: str) -> str:
+        """Never the newest: its URL has not been told yet."""
+        greediest, oldest = self._held.greediest, next(iter(self._images))
+        names = (name for name, image in self._images.items() if image.owner == greediest)
+        return next((name for name in names if name != newest), oldest)
+
     def _drop(self, name: str) -> None:
-        self._num_bytes -= len(self._images.pop(name).data)
+        image = self._images.pop(name)
+        self._held.add(image.owner, -len(image.data))
 
 
 async def get_image_file(request: Request) -> Response:

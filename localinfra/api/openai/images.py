@@ -299,7 +299,7 @@ class ImageAnswer:
         self._tokens = tokens
         self._charge = call.charge(model)
         self._executor = call.threads.pictures_out
-        self._files = call.store(ImageFiles)
+        self._files, self._caller = call.store(ImageFiles), call.caller
         self._base_url = str(call.request.base_url).rstrip("/")
         self._created = int(time.time())
         self.painting = model.events(wanted)
@@ -352,7 +352,8 @@ class ImageAnswer:
     async def _datum(self, event: Finished) -> bytes:
         data, seed = await self._file(event), self._request.seeds[event.image]
         if self._body.response_format == "url":
-            path = self._files.put(data, MEDIA_TYPES[self._body.output_format])
+            media_type = MEDIA_TYPES[self._body.output_format]
+            path = self._files.put(data, media_type, self._caller)
             return encode(ImageDatum(url=self._base_url + path, seed=seed))
         encoded = await self._executor.run(base64.b64encode, data)
         return b'{"b64_json":"%b","seed":%d}' % (encoded, seed)
