@@ -183,9 +183,13 @@ async def refuse_unread(
     """Raises UnsupportedParameter if the user's last message has a picture or a sound that the
     model can't read, unless it reads text only and no other model here can."""
     own = re.compile(rf"messages\[{asked}\]\.content\[\d+\]")  # not those in a tool's result
-    link = next((link for link in unread if own.fullmatch(link.path)), None)
-    if link is None:
-        return
+    if link := next((link for link in unread if own.fullmatch(link.path)), None):
+        await refuse_link(call, model, link)
+
+
+async def refuse_link(call: Call[Any], model: "TextModel", link: Link) -> None:
+    """Raises UnsupportedParameter for a picture or a sound that the model can't read, unless it
+    reads text only and no other model here can."""
     sense, what, name = link.sense, "sound" if link.is_sound else "picture", model.name
     names = await call.threads.files.run(models_with, call.models.catalog, sense)
     if name in names:  # loaded with safer settings, or its projector can't be used
