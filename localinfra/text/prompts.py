@@ -176,6 +176,7 @@ class Prompts:
                 made.ids += self._ids(
                     text, deadline, "messages", segment.is_template, add_bos=not made.ids
                 )
+        made.check_whole(self._name)
         ids = made.ids
         reasoning = template.voice.reasoning
         is_thinking = reasoning is not None and reasoning.is_open_at_end_of(rendered.text)
