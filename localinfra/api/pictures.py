@@ -4,17 +4,25 @@ them."""
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localinfra.api.call import Call
 from localinfra.api.fetched import FETCH_LIMIT_S, FetchedPictures
 from localinfra.api.http.encoded import decode_base64
-from localinfra.chat.messages import Message, last_of_user
+from localinfra.chat.messages import PICTURE_TYPES, SOUND_TYPES, Message, last_of_user
 from localinfra.errors import InvalidRequest, ModelNotFound, UnsupportedParameter
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.senses import Sense, senses_of
-from localinfra.text.showing import NOTHING_SHOWN, Link, ShownPictures, links, marked, new_word
+from localinfra.text.showing import (
+    NOTHING_SHOWN,
+    Link,
+    ShownPictures,
+    link_of,
+    links,
+    marked,
+    new_word,
+)
 
 if TYPE_CHECKING:
     from localinfra.text.eyes import SeenPicture
@@ -23,9 +31,12 @@ if TYPE_CHECKING:
 MAX_PICTURES = 256  # in a conversation, with its sounds
 LOW_SIDE = 512  # pixels of the longer side with `detail` low, as in OpenAI's API
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.I)
+MAX_NAMED = 10  # models in an error
 MAX_FETCHED = 16  # different ones in a conversation
 WEB = re.compile(r"\s*https?:", re.I)
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+READ = ((Sense.SIGHT, "pictures"), (Sense.HEARING, "sounds"))
 
 Conversation = tuple[list[Message], ShownPictures]
 
@@ -44,6 +55,8 @@ async def with_pictures(
     Raises InvalidRequest for a picture that can't be read, too many of them, or more tokens than
     the context has; UnsupportedParameter naming the models that see or hear; QueueFull.
     """
+    if model.eyes is not None:
+        refuse_other_parts(model, messages)
     found = links(messages)
     shown = await see(call, model, found, last_of_user(messages)) if found else NOTHING_SHOWN
     return marked(messages, shown.word, shown.unread) if shown.word else [*messages], shown
@@ -87,6 +100,35 @@ async def see(
         seen.append(one)
         room -= one.num_tokens
     return ShownPictures(new_word(), seen)
+
+
+def refuse_other_parts(model: "TextModel", messages: Sequence[Message]) -> None:
+    """Raises InvalidRequest for a part of the user's last message that has no picture or sound
+    though it says so, UnsupportedParameter for one of another type. `model` sees or hears."""
+    asked = last_of_user(messages)
+    content = messages[asked].content if asked >= 0 else None
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        path = f"messages[{asked}].content[{index}]"
+        if part.field("user") or link_of(part, path):
+            continue
+        if part.type in PICTURE_TYPES:
+            raise InvalidRequest(
+                f"{path} is of type {part.type} and has no picture: send it as image_url, a data "
+                "URL such as data:image/png;base64,...",
+                path,
+            )
+        if part.type in SOUND_TYPES:
+            raise InvalidRequest(
+                f"{path} is of type {part.type} and has no sound: send it as input_audio, with "
+                "the file's base64 as data.",
+                path,
+            )
+        reads = [name for sense, name in READ if sense in senses(model)]
+        raise UnsupportedParameter(
+            f"{model.name} reads texts, {' and '.join(reads)}; a content part of type "
+            f"{part.type!r} can't be read. Send its content as text.",
+            path,
+        )
 
 
 def senses(model: "TextModel") -> set[Sense]:
@@ -141,9 +183,13 @@ async def refuse_unread(
     """Raises UnsupportedParameter if the user's last message has a picture or a sound that the
     model can't read, unless it reads text only and no other model here can."""
     own = re.compile(rf"messages\[{asked}\]\.content\[\d+\]")  # not those in a tool's result
-    link = next((link for link in unread if own.fullmatch(link.path)), None)
-    if link is None:
-        return
+    if link := next((link for link in unread if own.fullmatch(link.path)), None):
+        await refuse_link(call, model, link)
+
+
+async def refuse_link(call: Call[Any], model: "TextModel", link: Link) -> None:
+    """Raises UnsupportedParameter for a picture or a sound that the model can't read, unless it
+    reads text only and no other model here can."""
     sense, what, name = link.sense, "sound" if link.is_sound else "picture", model.name
     names = await call.threads.files.run(models_with, call.models.catalog, sense)
     if name in names:  # loaded with safer settings, or its projector can't be used
@@ -158,7 +204,7 @@ async def refuse_unread(
     if names:
         raise UnsupportedParameter(
             f"{name} {reads} and can't {sense.verb} the {what} in {link.path}. Send it to a model "
-            f"that {sense.verb}s: {', '.join(names[:10])}.",
+            f"that {sense.verb}s: {', '.join(names[:MAX_NAMED])}.",
             link.path,
         )
     if senses(model):
@@ -180,11 +226,31 @@ def models_with(catalog: Catalog, sense: Sense) -> list[str]:
     ]
 
 
-def may_read(catalog: Catalog, name: str) -> bool:
-    """Whether a model may see or hear. Reads folder listings; False for a model that there
-    isn't."""
+class Reads(NamedTuple):
+    """Whether a model may see or hear; if not, a sentence about those that do, "" if none does."""
+
+    media: bool
+    others: str = ""
+
+
+TEXT_ONLY = Reads(media=False)
+
+
+def read_by(catalog: Catalog, name: str) -> Reads:
+    """What the model reads, which need not be loaded. Reads folder listings and headers;
+    `TEXT_ONLY` for a model that there isn't."""
     try:
         _, entry = catalog.resolve(name)
     except ModelNotFound:
-        return False
-    return isinstance(entry, TextModelEntry) and entry.projector is not None
+        return TEXT_ONLY
+    if isinstance(entry, TextModelEntry) and entry.projector is not None:
+        return Reads(media=True)
+    others = [(sense, models_with(catalog, sense)) for sense in Sense]
+    return Reads(
+        media=False,
+        others="".join(
+            f" Here {', '.join(names[:MAX_NAMED])} can {sense.verb}."
+            for sense, names in others
+            if names
+        ),
+    )

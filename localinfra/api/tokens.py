@@ -17,11 +17,13 @@ from localinfra.api.generation.tools import SentTools, Tools, read_tools, tool_u
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.state import RequestState
 from localinfra.api.http.weight import MAX_TOKEN_IDS
+from localinfra.api.pictures import senses
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out
 from localinfra.chat.template import check_kwargs, ends_in_answer
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
+from localinfra.text.showing import links
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
@@ -123,6 +125,13 @@ async def create_tokens(request: Request) -> Response:
 
 
 async def chat_tokens(model: "TextModel", body: TokenizeRequest, tools: Tools) -> list[int]:
+    can = senses(model)
+    if found := [link for link in links(body.messages or []) if link.sense in can]:
+        raise UnsupportedParameter(
+            "Token ids don't tell of pictures and sounds: leave this part out, or count the "
+            "prompt's tokens by /v1/responses/input_tokens or /v1/messages/count_tokens.",
+            found[0].path,
+        )
     use = tool_use(tools, None, is_parallel=True)
     prompt = await model.prompts.chat(
         body.messages or [],

@@ -149,7 +149,7 @@ class Fitting:
         text = self._run(asked, form)
         return sketch.needed.keys() - WORD.findall(text) if self.shows_texts else set()
 
-    def _run(self, asked: RenderInput, form: Form) -> str:
+    def _run(self, asked: RenderInput, form: Form, *, has_parts: bool | None = None) -> str:
         plain = form.messages(asked.messages, asked.instruction)
         rendering = Rendering(
             compiled=self._compiled,
@@ -161,6 +161,7 @@ class Fitting:
             brackets=Brackets("", "", ""),
             meter=Meter([asked.variables, plain], asked.deadline),
             thoughts=asked.thoughts,
+            has_parts=self.has_parts if has_parts is None else has_parts,
         )
         return rendering.run(plain, asked.variables)
 
@@ -174,6 +175,15 @@ class Fitting:
     @functools.cached_property
     def _reads_any_tools(self) -> bool:
         return self._passes(HI, Form(), [], BARE_TOOLS)
+
+    @functools.cached_property
+    def has_parts(self) -> bool:
+        """Whether the template shows texts in lists of parts alone, as SmolVLM's does."""
+        shown = [
+            "Kw0vj" in (self._tried(HI, Form(), None, has_parts=has_parts) or "")
+            for has_parts in (False, True)
+        ]
+        return shown == [False, True]
 
     @functools.cached_property
     def shows_texts(self) -> bool:
@@ -254,15 +264,17 @@ class Fitting:
         tools: Json,
         flags: Mapping[str, Json] = {},
         thoughts: Thoughts = USUAL,
+        *,
+        has_parts: bool | None = None,
     ) -> str | None:
-        """The prompt, or None if the template fails."""
+        """The prompt, or None if the template fails. `has_parts`: instead of the template's own."""
         now = datetime.datetime(2000, 1, 1)
         given = server_values(bos_token="", eos_token="", add_generation_prompt=True, now=now)
         asked = RenderInput(
             messages, "", {**flags, "tools": tools}, given, False, Deadline(PROBE_S), thoughts
         )
         try:
-            return self._run(asked, form)
+            return self._run(asked, form, has_parts=has_parts)
         except (TemplateFailed, LimitExceeded):
             return None
 

@@ -46,6 +46,7 @@ class Rendering(msgspec.Struct, frozen=True):
     brackets: Brackets
     meter: Meter  # one budget for all runs
     thoughts: Thoughts = USUAL
+    has_parts: bool = False  # the template reads texts as lists of parts
 
     def prompt(self, messages: list[Plain]) -> RenderedPrompt:
         plain = self._text(messages, self.variables)
@@ -93,6 +94,8 @@ class Rendering(msgspec.Struct, frozen=True):
         try:
             read = with_functions(variables, self.compiled.variables)
             placed = [self.thoughts.placed(message) for message in messages]
+            if self.has_parts:
+                placed = [in_parts(message) for message in placed]
             values = {**self.given, **read, "messages": placed}
             return SANDBOX.run(self.compiled.template, values, self.meter, "".join(self.brackets))
         except Refusal as error:
@@ -105,6 +108,13 @@ class Rendering(msgspec.Struct, frozen=True):
                 f"{REMEDY}",
                 "messages",
             ) from error
+
+
+def in_parts(message: Plain) -> Plain:
+    """The message with its text as a list of one part."""
+    if isinstance(content := message["content"], list):
+        return message
+    return {**message, "content": [{"type": "text", "text": content or ""}]}
 
 
 def reason_of(error: BaseException) -> str:

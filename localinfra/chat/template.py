@@ -144,6 +144,7 @@ class ChatTemplate:
             brackets=Brackets.absent_from(texts) if needs_brackets else Brackets("", "", ""),
             meter=Meter([asked.variables, conversation], asked.deadline),
             thoughts=asked.thoughts,
+            has_parts=self._fitting.has_parts,
         )
         return rendering.prompt(conversation)
 

@@ -42,6 +42,13 @@ class ChatPrompt(msgspec.Struct, frozen=True):
     pictures: tuple[Placed, ...] = ()  # in ids
 
 
+class ShownText(msgspec.Struct, frozen=True):
+    """A text that is a prompt as it is."""
+
+    ids: list[int]
+    pictures: tuple[Placed, ...]  # in ids
+
+
 class TokenizerInfo(msgspec.Struct, frozen=True):
     kind: str  # its name in GGUF files: gpt2, llama, ...
     bos: str  # "" if the model has none, as with eos
@@ -169,6 +176,7 @@ class Prompts:
                 made.ids += self._ids(
                     text, deadline, "messages", segment.is_template, add_bos=not made.ids
                 )
+        made.check_whole(self._name)
         ids = made.ids
         reasoning = template.voice.reasoning
         is_thinking = reasoning is not None and reasoning.is_open_at_end_of(rendered.text)
@@ -198,6 +206,17 @@ class Prompts:
         """
         size = len(text) + len(suffix or "")
         return await self._prompting.run(self._tokenize_prompt, text, suffix, param, size=size)
+
+    async def shown_text(self, text: str, shown: ShownPictures, param: str) -> ShownText:
+        """The same of a text with marks for pictures."""
+        return await self._prompting.run(self._show_text, text, shown, param, size=len(text))
+
+    def _show_text(self, text: str, shown: ShownPictures, param: str) -> ShownText:
+        self._refuse_endless(len(text), param)
+        deadline, made = self._deadline(len(text)), PromptWithPictures(shown)
+        for part in made.texts(text):
+            made.ids += self._ids(part, deadline, param, add_bos=not made.ids)
+        return ShownText(made.ids, tuple(made.placed))
 
     def _tokenize_prompt(self, text: str, suffix: str | None, param: str) -> list[int]:
         characters = len(text) + len(suffix or "")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from localinfra.chat.messages import ContentPart, ImageUrl, Message, PictureMark
+from localinfra.errors import InvalidRequest
 from localinfra.models.senses import Sense
 from localinfra.sounds.samples import is_sound_url
 
@@ -103,6 +104,7 @@ class PromptWithPictures:
         self.ids: list[int] = []
         self.placed: list[Placed] = []
         self._shown = shown
+        self._found: set[int] = set()  # numbers of marks
         self._marks = re.compile(re.escape(shown.word) + r"(\d+)z") if shown.word else None
 
     def texts(self, text: str) -> Iterator[str]:
@@ -115,12 +117,25 @@ class PromptWithPictures:
         for found in self._marks.finditer(text):
             if found.start() > at or not self.ids:  # also an empty one, which may need a BOS token
                 yield text[at : found.start()]
-            seen = self._shown.pictures[int(found[1])]
+            number = int(found[1])
+            self._found.add(number)
+            seen = self._shown.pictures[number]
             assert seen is not None, "it has no mark"
             self._show(seen)
             at = found.end()
         if at < len(text):
             yield text[at:]
+
+    def check_whole(self, model: str) -> None:
+        """Raises InvalidRequest if the texts had no marks of some pictures, or altered ones."""
+        expected = {at for at, seen in enumerate(self._shown.pictures) if seen is not None}
+        if lost := expected - self._found:
+            raise InvalidRequest(
+                f"The chat template of {model} leaves out or changes the text around picture or "
+                f"sound {min(lost) + 1} of {len(self._shown.pictures)}: move it to the user's last "
+                "message, or set another chat_template in models.toml.",
+                "messages",
+            )
 
     def _show(self, seen: "SeenPicture") -> None:
         from localinfra.engine.pictures import Placed

@@ -302,3 +302,18 @@ def test_threads_render_side_by_side() -> None:
 def test_a_prompt_may_be_empty() -> None:
     empty = ChatTemplate("", bos_token="", eos_token="", special_tokens=[])
     assert empty.render([HI]).segments == ()
+
+
+IN_PARTS = """{% for m in messages %}{{ m.role | capitalize }}:
+{%- if m.content[0].type == 'text' %} {% endif %}
+{%- for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}</s>
+{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+
+
+def test_a_template_that_reads_lists_of_parts_alone_gets_them() -> None:
+    """SmolVLM's and Idefics3's would show nothing of a text."""
+    asked = [Message("system", "Be brief."), Message("user", "Hi <s>"), Message("assistant", "")]
+    expected = "System: Be brief.</s>\nUser: Hi <s></s>\nAssistant: </s>\nUser: Go on.</s>\n"
+    assert text(IN_PARTS, *asked, Message("user", "Go on.")) == f"{expected}Assistant:"
+    continued = [Message("user", "Hi"), Message("assistant", "Well, ")]
+    assert text(IN_PARTS, *continued) == "User: Hi</s>\nAssistant: Well, "

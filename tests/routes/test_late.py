@@ -44,6 +44,7 @@ ASKED: dict[str, tuple[str, dict[str, Any], bytes]] = {
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": URL}]}]},
         b": keep-alive",
     ),
+    "native": ("/v1/inference/seer", {"input": "what?\n", "image": URL}, b": keep-alive"),
 }
 
 
@@ -98,11 +99,16 @@ def test_heartbeats_come_while_a_picture_is_encoded(
         assert b"*" not in seen and not encoding.may_end.is_set()
         encoding.may_end.set()
         seen += b"".join(pieces)
-    assert b"*" in seen and seen.count(b"[DONE]") == (api == "chat")
+    assert b"*" in seen and seen.count(b"[DONE]") == (api in ("chat", "native"))
     wait_for(lambda: phases(server) == [])
 
 
-ERRORS = {"chat": b'{"error"', "messages": b"event: error", "responses": b"response.failed"}
+ERRORS = {
+    "chat": b'{"error"',
+    "native": b'{"error"',
+    "messages": b"event: error",
+    "responses": b"response.failed",
+}
 
 
 @pytest.mark.parametrize(("api", "end"), ERRORS.items())

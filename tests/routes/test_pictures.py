@@ -190,6 +190,8 @@ def test_images_of_ollamas_clients(seer: EchoServer) -> None:
     body = {"model": "seer", "prompt": "what?", "images": [base64_of(PICTURE)], "stream": False}
     reply = seer.post("/api/generate", body | {"options": {"temperature": 0}})
     assert reply.json()["response"] == "[******]what?" and "context" not in reply.json()
+    reply = seer.post("/api/generate", body | {"prompt": "", "options": {"temperature": 0}})
+    assert reply.json()["response"] == "[******]", "a picture is a question too"
 
 
 def test_transparent_and_deep_pictures(seer: EchoServer) -> None:
@@ -217,6 +219,17 @@ def test_image_blocks_of_anthropics_clients(seer: EchoServer) -> None:
         reply["usage"].get(name) or 0 for name in ("input_tokens", "cache_read_input_tokens")
     )
     assert "*" in messages_api(seer, content, stream=True).text
+
+
+def test_what_an_image_block_says_of_its_data_does_not_matter(seer: EchoServer) -> None:
+    for source in (
+        {"media_type": "image/jpeg", "data": base64_of(PICTURE)},
+        {"media_type": "x," + "y" * 300, "data": base64_of(PICTURE)},
+        {"media_type": "image/png", "data": data_url(PICTURE)},
+    ):
+        sent = {"type": "image", "source": {"type": "base64", **source}}
+        reply = messages_api(seer, [sent])
+        assert reply.status_code == 200 and reply.json()["content"][0]["text"] == "[******]"
 
 
 def test_images_in_results_of_tools(seer: EchoServer) -> None:
@@ -262,8 +275,50 @@ def test_images_in_responses_and_in_the_response_that_follows(seer: EchoServer) 
     reply = seer.post("/v1/responses", {**body, "input": [{"role": "user", "content": [broken]}]})
     message, param = error_of(reply)
     assert message.startswith("input can't be read as an image") and param == "input"
-    blind = seer.post("/v1/responses", {**body, "model": "blind"})
-    assert blind.status_code == 400 and "text only" in blind.text
+    message, _ = error_of(seer.post("/v1/responses", {**body, "model": "blind"}))
+    assert "text only" in message and message.endswith("Here seer can see.")
+    no_picture = [{"type": "input_image", "file_id": "file-1"}]
+    message, param = error_of(
+        seer.post("/v1/responses", {**body, "input": [{"role": "user", "content": no_picture}]})
+    )
+    assert "an input_image with a data URL" in message and param == "input[0].content[0]"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_image", "image_url": {"url": data_url(PICTURE), "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": data_url(PICTURE)}},
+    ],
+)
+def test_responses_read_images_in_chats_form_too(seer: EchoServer, part: dict[str, Any]) -> None:
+    message = {"role": "user", "content": [part]}
+    reply = seer.post("/v1/responses", {"model": "seer", "temperature": 0, "input": [message]})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["output"][0]["content"][0]["text"] == "[******]"
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ({"type": "image_url"}, "has no picture: send it as image_url"),
+        ({"type": "image_url", "image_url": ""}, "has no picture"),
+        ({"type": "image", "image": data_url(PICTURE)}, "has no picture"),
+        ({"type": "input_audio"}, "has no sound: send it as input_audio"),
+        ({"type": "file", "file": {"file_id": "f"}}, "seer reads texts, pictures; a content part"),
+    ],
+)
+def test_a_model_that_sees_does_not_say_that_it_reads_text_only(
+    seer: EchoServer, part: dict[str, Any], problem: str
+) -> None:
+    message, param = error_of(chat(seer, text("?"), part))
+    assert problem in message and param == "messages[0].content[1]"
+
+
+def test_token_ids_don_t_tell_of_pictures(seer: EchoServer) -> None:
+    body = {"messages": [{"role": "user", "content": [image(), text("?")]}]}
+    message, param = error_of(seer.post("/tokenize", {"model": "seer", **body}))
+    assert "/v1/responses/input_tokens" in message and param == "messages[0].content[0]"
 
 
 FETCHING = "[server]\nfetch_images = true\n" + CATALOGUE

@@ -23,7 +23,9 @@ def link_of(source: DocumentSource) -> ImageUrl:
     """Copies the image, which takes a millisecond for some megabytes."""
     if source.type == "url":
         return ImageUrl(source.url or "")
-    return ImageUrl(f"data:{source.media_type or 'image/png'};base64,{source.data or ''}")
+    data = source.data or ""
+    # What it is the file tells; some clients send a data URL here too.
+    return ImageUrl(data if data.startswith("data:") else f"data:image/png;base64,{data}")
 
 
 def block_links(messages: Sequence[InputMessage]) -> list[Link]:

@@ -2,6 +2,7 @@
 stream of one text's tokens."""
 
 import contextlib
+import itertools
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,16 +15,22 @@ from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.generation.params import Defaults, MaxTokens, SamplingFields, none_if_not_given
 from localinfra.api.generation.usage import UsageMeter
+from localinfra.api.pictures import MAX_PICTURES, refuse_link, see, senses
 from localinfra.chat.answer import Answer
+from localinfra.chat.messages import ImageUrl
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
-from localinfra.errors import InvalidRequest
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.models.senses import Sense
 from localinfra.text.request import TextParams, TextRequest
+from localinfra.text.showing import NOTHING_SHOWN, Link, ShownPictures, mark
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 DEFAULT_NEW_TOKENS = 512  # DeepInfra's
+PLACE = "<image>"  # of a picture
+NOBODY = -1  # no message: all pictures are asked about
 
 encode = msgspec.json.Encoder().encode
 
@@ -32,6 +39,12 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
     input: str  # may contain control tokens
     max_new_tokens: MaxTokens | None = None
     num_responses: Annotated[int, Meta(ge=1, le=128)] = 1
+    # data URLs of pictures, for models that see; they stand where `<image>` does in `input`, else
+    # before it
+    images: Annotated[list[str], Meta(max_length=MAX_PICTURES)] = msgspec.field(
+        default_factory=list
+    )
+    image: str | None = None  # the same of one picture
     webhook: str | None = None
 
     def check(self) -> None:
@@ -45,6 +58,27 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
                 "to: leave out stream or num_responses.",
                 "num_responses",
             )
+        places, count = self.input.count(PLACE), len(self.links)
+        if count and places not in (0, count):
+            raise InvalidRequest(
+                f"input has {places} times {PLACE}, and there are {count} pictures: write it once "
+                "for each of them, or leave it out.",
+                "input",
+            )
+
+    @property
+    def links(self) -> list[Link]:
+        """The pictures, in the order of their places."""
+        one = [Link(ImageUrl(self.image), "image")] if self.image else []
+        return one + [Link(ImageUrl(url), f"images[{at}]") for at, url in enumerate(self.images)]
+
+    def marked(self, word: str) -> str:
+        """The input with marks in the places of pictures."""
+        marks = [mark(word, at) for at in range(len(self.links))]
+        texts = self.input.split(PLACE)
+        if len(texts) == 1:
+            return "".join(marks) + self.input
+        return "".join(itertools.chain(*zip(texts, [*marks, ""], strict=True)))
 
     def params(self, defaults: Defaults) -> TextParams:
         return TextParams(
@@ -90,24 +124,37 @@ class NativeTokenEvent(msgspec.Struct, frozen=True):
 async def infer_text(request: Request, name: str) -> Response:
     timer = Timer()
     call = await Call.begin_with_form(request, TextBody)
+    call.body.check()
+    if call.body.stream and call.body.links:
+        return await call.begun_in_time(begin_text(call, name, timer))
+    return await begin_text(call, name, timer)
+
+
+async def begin_text(call: Call[TextBody], name: str, timer: Timer) -> Response:
     body = call.body
-    body.check()
     call.log_user(body.user)
     model = await call.models.text(name, ROUTE)
     charge = call.charge(model)
-    prompt = await model.prompts.text(body.input, param="input")
+    shown = await pictures_of(call, model)
+    if shown.word:
+        text = await model.prompts.shown_text(body.marked(shown.word), shown, "input")
+        prompt, pictures = text.ids, text.pictures
+    else:
+        prompt, pictures = await model.prompts.text(body.input, param="input"), ()
     compiled = await model.grammars.compile(Answer(body.answer_format), client=call.caller)
     call.report_ignored(compiled.left_out)
     deltas = model.generate(
         TextRequest(
             prompts=[prompt],
+            pictures=pictures,
             params=body.params(call.defaults(name)),
             grammar=compiled.grammar,
             prompt_param="input",
             client=call.caller,
         )
     )
-    meter = UsageMeter(charge, [len(prompt)], body.num_responses)
+    num_image_tokens = sum(placed.picture.num_tokens for placed in pictures)
+    meter = UsageMeter(charge, [len(prompt)], body.num_responses, num_image_tokens)
     if body.stream:
         return call.stream(token_events(model, len(prompt), deltas, meter), deltas)
     texts = await whole_texts(deltas, meter)
@@ -116,6 +163,18 @@ async def infer_text(request: Request, name: str) -> Response:
     status = timer.status(usage.estimated_cost, num_input, num_generated)
     results = [GeneratedText(text) for text in texts]
     return call.json(TextResults(timer.request_id, status, results, num_generated, num_input))
+
+
+async def pictures_of(call: Call[TextBody], model: "TextModel") -> ShownPictures:
+    """Raises the errors of `see`, and UnsupportedParameter if the model doesn't."""
+    if not (found := call.body.links):
+        return NOTHING_SHOWN
+    if Sense.SIGHT not in senses(model):
+        await refuse_link(call, model, found[0])
+        raise UnsupportedParameter(
+            f"{model.name} takes text only: leave {found[0].path} out.", found[0].path
+        )
+    return await see(call, model, found, NOBODY)
 
 
 async def whole_texts(deltas: Deltas, meter: UsageMeter) -> list[str]:

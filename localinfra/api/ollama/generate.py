@@ -123,12 +123,12 @@ def generate_reply(said: Said, frame: OllamaReply) -> GenerateReply:
 async def create_ollama_text(request: Request) -> Response:
     """Answers a prompt or goes on with a text, in the form of Ollama's clients.
 
-    Without a prompt, the model is loaded, or unloaded with `keep_alive` 0."""
+    Without a prompt or images, the model is loaded, or unloaded with `keep_alive` 0."""
     call = await Call.begin(request, GenerateFields, MAX_TOKEN_IDS, has_type=False)
     body, watch = call.body, Stopwatch(call.started_s)
     body.check()
     answer = Answer(body.answer_format)
-    if not body.prompt and not body.suffix:
+    if not (body.prompt or body.suffix or body.images):
         return call.json(generate_reply(Said(), await load_or_unload(call, ROUTE)))
     model = await text_model(call, ROUTE)
     watch.loaded()

@@ -18,7 +18,7 @@ from localinfra.api.openai.responses.items import AnyItem, MessageItem
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openai.responses.store import KeptResponse, References, previous_response
 from localinfra.api.openai.responses.tools import Offered
-from localinfra.api.pictures import may_read
+from localinfra.api.pictures import TEXT_ONLY, Reads, read_by
 from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.messages import Message
 from localinfra.engine.request import SamplingParams
@@ -33,6 +33,8 @@ SUMMARIZE = (
     "changed, with the names of files, commands and values; what failed; what is still to do. "
     "Write only the summary."
 )
+
+NAMES_OF_MEDIA = (b"input_image", b"image_url", b"input_audio")
 
 encode = msgspec.json.Encoder().encode
 
@@ -73,20 +75,21 @@ async def read_conversation(
     """Raises InvalidRequest, UnsupportedParameter, NotFound, BodyTooLarge or QueueFull."""
     request, body, defaults = call.request, call.body, call.defaults(call.body.model)
     previous = previous_response(request, body.previous_response_id)
-    sees = has_media(body.input) and await call.threads.files.run(
-        may_read, call.models.catalog, body.model
-    )
+    reads = TEXT_ONLY
+    if has_media(body.input):
+        reads = await call.threads.files.run(read_by, call.models.catalog, body.model)
     more_bytes = previous.conversation_bytes if previous else 0
     return await call.convert(
-        lambda: conversation_request(request, body, previous, defaults, compacts, sees),
+        lambda: conversation_request(request, body, previous, defaults, compacts, reads),
         more_bytes,
     )
 
 
 def has_media(given: str | Sequence[msgspec.Raw]) -> bool:
+    """Whether there may be images or sounds in it."""
     if isinstance(given, str):
         return False
-    return any(kind in bytes(raw) for raw in given for kind in (b"input_image", b"input_audio"))
+    return any(name in bytes(raw) for raw in given for name in NAMES_OF_MEDIA)
 
 
 def conversation_request(
@@ -95,14 +98,15 @@ def conversation_request(
     previous: KeptResponse | None,
     defaults: Defaults,
     compacts: bool = False,
-    sees: bool = False,
+    reads: Reads = TEXT_ONLY,
 ) -> ConversationRequest:
     body.check()
     earlier = previous.conversation if previous else []
     references = References(request)
     is_probe = not (body.input or earlier or body.instructions)
     given = "" if is_probe else body.input  # some clients probe a server without any input
-    sent = without_orphans(earlier, read_input(given, references.find, sees=sees))
+    found = read_input(given, references.find, sees=reads.media, others=reads.others)
+    sent = without_orphans(earlier, found)
     check_outputs(earlier, sent.items, sent.paths)
     instructions = body.instructions
     messages = [Message(role="system", content=instructions)] if instructions else []

@@ -124,8 +124,11 @@ class Input(msgspec.Struct, frozen=True):
     sees: bool = False  # the model may read images and sounds
 
 
-def read_input(given: str | Sequence[msgspec.Raw], find: Find, *, sees: bool = False) -> Input:
-    """Reads a request's `input`. `find` looks up item references.
+def read_input(
+    given: str | Sequence[msgspec.Raw], find: Find, *, sees: bool = False, others: str = ""
+) -> Input:
+    """Reads a request's `input`. `find` looks up item references. `others`: a sentence about models
+    that read more than text, for a model that doesn't.
 
     Calls of other kinds of tools, and their outputs, become function calls. Items without text are
     ignored, and a note stands for an image, except in the user's last message or if the model
@@ -146,7 +149,10 @@ def read_input(given: str | Sequence[msgspec.Raw], find: Find, *, sees: bool = F
         found.paths.extend([path] * len(items))
     if found.unread:
         raise UnsupportedParameter(
-            "This model takes text only, no images or files: send input_text parts.",
+            "Of this part the model can read nothing: send input_text, an input_image with a data "
+            "URL as image_url, or an input_audio."
+            if sees
+            else f"This model takes text only, no images or files: send input_text parts.{others}",
             found.unread[0],
         )
     items = found.items

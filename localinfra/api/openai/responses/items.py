@@ -13,7 +13,13 @@ from msgspec import UNSET, UnsetType
 from localinfra.api.generation.logprobs import TokenLogprobEntry
 from localinfra.api.http.held import holding
 from localinfra.chance import random_hex
-from localinfra.chat.messages import ContentPart, ImageUrl, InputAudio, TypeName
+from localinfra.chat.messages import (
+    PICTURE_TYPES,
+    ContentPart,
+    ImageUrl,
+    InputAudio,
+    TypeName,
+)
 
 Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -50,7 +56,7 @@ class InputPart(msgspec.Struct, frozen=True):
     type: TypeName
     text: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
-    image_url: str | None = None
+    image_url: str | ImageUrl | None = None  # some clients send chat's form
     detail: str | None = None
     input_audio: InputAudio | None = None
     annotations: Any = None  # no effect, like the next: parts of responses have them
@@ -58,8 +64,10 @@ class InputPart(msgspec.Struct, frozen=True):
 
     @property
     def media(self) -> InputImage | InputSound | None:
-        if self.type == "input_image" and self.image_url:
-            return InputImage(self.image_url, self.detail or "auto")
+        if self.type in PICTURE_TYPES and self.image_url:
+            sent = self.image_url
+            found = ImageUrl(sent, self.detail) if isinstance(sent, str) else sent
+            return InputImage(found.url, found.detail or self.detail or "auto")
         return (
             InputSound(self.input_audio)
             if self.type == "input_audio" and self.input_audio
