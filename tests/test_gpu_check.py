@@ -163,6 +163,36 @@ def test_the_archive_has_the_sources_and_no_tests(tmp_path: Path) -> None:
     }
 
 
+def test_the_wheels_are_tested_versions_of_what_the_other_machine_lacks() -> None:
+    alone, beside_torch = packing.pinned([]), packing.pinned(["torch", "NumPy", "pillow"])
+    assert not any(line.startswith(("diffusers", "transformers")) for line in alone)
+    assert {line.partition("==")[0] for line in alone} >= {"numpy", "msgspec", "gguf", "pytest"}
+    assert {line.partition("==")[0] for line in beside_torch} >= {"diffusers", "transformers"}
+    assert not any(line.startswith(("numpy", "pillow", "torch")) for line in beside_torch)
+
+
+def test_a_folder_that_was_not_packed_is_said_once_and_nothing_else_runs(tmp_path: Path) -> None:
+    (tmp_path / "packed" / "wheels").mkdir(parents=True)
+    options = [
+        "--packed",
+        str(tmp_path / "packed"),
+        "--out",
+        str(tmp_path / "out"),
+        "--only",
+        "layers",
+    ]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "gpu_check"), *options], capture_output=True
+    )
+    assert done.returncode == 1
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    failed = [row["found"] for row in rows if row["found"].startswith("FAILED")]
+    assert failed[0].endswith("is not what --pack makes") and failed[1:] == [
+        "FAILED: ended with status 1"
+    ]
+    assert rows[-1]["found"] == "not run: the first part says why"
+
+
 # --- Parts in processes of their own -------------------------------------------------------------
 
 

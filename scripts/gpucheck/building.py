@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpucheck.packing import SOURCES
+from gpucheck.packing import SOURCES, llama_cpp_requirement
 from gpucheck.rows import Sheet
 from localinfra.nvidia_libraries import package_folders
 
@@ -31,22 +31,34 @@ TOOLS = "find_package(Threads REQUIRED)\nllama_add_compile_flags()\n" + "".join(
 EVERY_S = 10.0
 
 
+class NotInstalled(Exception):
+    """Without its packages nothing else can run. The message says why."""
+
+
 def python_site(packed: Path, work: Path) -> Path:
-    """Installs the wheels and llama-cpp-python's modules into a folder, and returns it."""
-    site = work / "site"
+    """Installs the wheels and llama-cpp-python's modules into a folder, and returns it. Raises
+    NotInstalled."""
+    site, part = work / "site", work / "site.part"
     if site.exists():
         return site
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was ended
     wheels = sorted(map(str, (packed / "wheels").glob("*.whl")))
+    if not wheels or not (packed / SOURCES).exists():
+        raise NotInstalled(f"{packed} is not what --pack makes")
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
-    subprocess.run([*command, "--no-compile", "--target", str(site), *wheels], check=True)
+    command += ["--disable-pip-version-check", "--no-compile", "--target", str(part), *wheels]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise NotInstalled(f"pip: {done.stderr.strip()[-400:]}")
     with tarfile.open(packed / SOURCES) as archive:
         archive.extractall(work, filter="data")
-    shutil.copytree(work / "llama_cpp", site / "llama_cpp")
-    info = site / "llama_cpp_python-0.3.36.dist-info"
+    shutil.copytree(work / "llama_cpp", part / "llama_cpp")
+    version = llama_cpp_requirement().partition("==")[2]
+    info = part / f"llama_cpp_python-{version}.dist-info"
     info.mkdir()
-    metadata = "Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 0.3.36\n"
+    metadata = f"Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: {version}\n"
     (info / "METADATA").write_text(metadata)
-    return site
+    return part.rename(site)
 
 
 def build(work: Path, site: Path, sheet: Sheet, *, for_cuda: bool) -> None:

@@ -10,7 +10,7 @@ from argparse import Namespace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from gpucheck.building import build, cuda_environment, python_site
+from gpucheck.building import NotInstalled, build, cuda_environment, python_site
 from gpucheck.packing import WORDS
 from gpucheck.rows import Sheet
 from gpucheck.running import of
@@ -48,7 +48,11 @@ def described(options: Namespace, sheet: Sheet, gpu: str) -> Surroundings:
     headers, libraries = installed_parts()
     vocabulary, server = shipped_words(), options.llama_server
     if options.packed:
-        site = python_site(options.packed, options.work)
+        try:
+            site = python_site(options.packed, options.work)
+        except NotInstalled as error:
+            sheet.add("packages installed", f"FAILED: {error}")
+            raise SystemExit(1) from None
         vocabulary = options.packed / WORDS
         try:
             build(options.work, site, sheet, for_cuda=bool(gpu))
