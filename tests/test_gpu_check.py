@@ -17,7 +17,7 @@ import pytest
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from gpucheck import building, packing, running, shapes, speed, tools  # noqa: E402
+from gpucheck import building, packing, running, shapes, speed, surroundings, tools  # noqa: E402
 from gpucheck.fidelity import ON_DEVICE, environment_of_tests, likeness, verdict  # noqa: E402
 from gpucheck.rows import Row, Sheet, as_table, read_rows  # noqa: E402
 
@@ -191,6 +191,22 @@ def test_a_folder_that_was_not_packed_is_said_once_and_nothing_else_runs(tmp_pat
         "FAILED: ended with status 1"
     ]
     assert rows[-1]["found"] == "not run: the first part says why"
+
+
+def test_a_server_that_takes_too_long_to_compile_costs_the_other_parts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_to_end(*_: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(surroundings, "python_site", lambda packed, work: work / "site")
+    monkeypatch.setattr(surroundings, "build", lambda *_, **__: None)
+    monkeypatch.setattr(surroundings, "compiled_server", told_to_end)
+    options = Namespace(packed=tmp_path, work=tmp_path, quick=True, llama_server=None)
+    with pytest.raises(SystemExit):
+        surroundings.run(options, Sheet(tmp_path / "build.jsonl", "build"))
+    found = tools.Surroundings.load(tmp_path)
+    assert found.libraries == tmp_path / "build" / "bin" and found.llama_server is None
 
 
 # --- Parts in processes of their own -------------------------------------------------------------

@@ -23,7 +23,8 @@ OPTIONS = (
     "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_BUILD_APP=OFF", "-DMTMD_VIDEO=off",
 )  # fmt: skip
 CUDA_OPTIONS = ("-DGGML_CUDA=on", "-DCMAKE_CUDA_ARCHITECTURES=native", "-DGGML_CUDA_NCCL=off")
-TARGETS = ("llama", "mtmd", "llama-server")  # the server last: the others do without
+LIBRARIES = ("llama", "mtmd")
+SERVER = "llama-server"
 # In place of the archive's list of llama.cpp's tools, most of which it lacks.
 TOOLS = "find_package(Threads REQUIRED)\nllama_add_compile_flags()\n" + "".join(
     f"add_subdirectory({name})\n" for name in ("mtmd", "ui", "server")
@@ -31,25 +32,25 @@ TOOLS = "find_package(Threads REQUIRED)\nllama_add_compile_flags()\n" + "".join(
 EVERY_S = 10.0
 
 
-class NotInstalled(Exception):
-    """Without its packages nothing else can run. The message says why."""
+class NotBuilt(Exception):
+    """Most other parts can't run then. The message says why."""
 
 
 def python_site(packed: Path, work: Path) -> Path:
     """Installs the wheels and llama-cpp-python's modules into a folder, and returns it. Raises
-    NotInstalled."""
+    NotBuilt."""
     site, part = work / "site", work / "site.part"
     if site.exists():
         return site
     shutil.rmtree(part, ignore_errors=True)  # of a run that was ended
     wheels = sorted(map(str, (packed / "wheels").glob("*.whl")))
     if not wheels or not (packed / SOURCES).exists():
-        raise NotInstalled(f"{packed} is not what --pack makes")
+        raise NotBuilt(f"{packed} is not what --pack makes")
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
     command += ["--disable-pip-version-check", "--no-compile", "--target", str(part), *wheels]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise NotInstalled(f"pip: {done.stderr.strip()[-400:]}")
+        raise NotBuilt(f"pip: {done.stderr.strip()[-400:]}")
     with tarfile.open(packed / SOURCES) as archive:
         archive.extractall(work, filter="data")
     shutil.copytree(work / "llama_cpp", part / "llama_cpp")
@@ -62,8 +63,8 @@ def python_site(packed: Path, work: Path) -> Path:
 
 
 def build(work: Path, site: Path, sheet: Sheet, *, for_cuda: bool) -> None:
-    """Compiles; where that has been done in the same folder before, what is missing. Raises
-    SystemExit, after a row that says why, if the libraries can't be compiled."""
+    """Compiles the libraries; where that has been done in the same folder before, what is missing.
+    Raises NotBuilt."""
     sources, folder = work / "llama.cpp", work / "build"
     (sources / "tools" / "CMakeLists.txt").write_text(TOOLS)
     for part in ("include", "ggml/include"):
@@ -73,28 +74,37 @@ def build(work: Path, site: Path, sheet: Sheet, *, for_cuda: bool) -> None:
     if shutil.which("ninja"):
         configure += ["-G", "Ninja"]
     environment = cuda_environment()
-    begun = time.monotonic()
     problem = run(configure, environment, work / "configure.log")
     for lacking, options in remedies().items() if for_cuda else ():
         if problem and lacking in (work / "configure.log").read_text(errors="replace"):
             configure += options
             problem = run(configure, environment, work / "configure.log")
     if problem:
-        sheet.add("llama.cpp configured", f"FAILED: {problem}")
-        raise SystemExit(1)
-    for target in TARGETS:
-        cores = len(os.sched_getaffinity(0))
-        command = ["cmake", "--build", str(folder), "--target", target, "-j", str(cores)]
-        problem = run(command, environment, work / f"build-{target}.log")
-        spent = f"{time.monotonic() - begun:.0f} s so far on {cores} cores"
-        sheet.add(f"{target} compiled", f"FAILED: {problem}" if problem else spent)
-        if target == "llama":
-            if problem:
-                raise SystemExit(1)
-            lib = site / "llama_cpp" / "lib"
-            if not lib.exists():
-                # One file for each library, or the loader would have two copies of some.
-                lib.symlink_to(folder / "bin")
+        raise NotBuilt(f"CMake: {problem}")
+    for target in LIBRARIES:
+        problem = compiled(target, work, sheet)
+        if problem and target == "llama":
+            raise NotBuilt(problem)
+    lib = site / "llama_cpp" / "lib"
+    if not lib.exists():
+        # One file for each library, or the loader would have two copies of some.
+        lib.symlink_to(folder / "bin")
+
+
+def compiled(target: str, work: Path, sheet: Sheet) -> str:
+    """Adds a row, and returns what is wrong, or ""."""
+    begun, cores = time.monotonic(), len(os.sched_getaffinity(0))
+    command = ["cmake", "--build", str(work / "build"), "--target", target, "-j", str(cores)]
+    problem = run(command, cuda_environment(), work / f"build-{target}.log")
+    spent = f"{time.monotonic() - begun:.0f} s on {cores} cores"
+    sheet.add(f"{target} compiled", f"FAILED: {problem}" if problem else spent)
+    return problem
+
+
+def compiled_server(work: Path, sheet: Sheet) -> Path | None:
+    """llama.cpp's own, beside the libraries."""
+    made = work / "build" / "bin" / SERVER
+    return made if not compiled(SERVER, work, sheet) and made.exists() else None
 
 
 def remedies() -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from echo import CATALOGUE, FILES, EchoRuntime
+from models.tiny_gguf import tiny_llama
 
 from localinfra.config import settings as config_file
 from localinfra.config.scale import ReplicaGroup
@@ -68,7 +69,7 @@ def test_models_that_were_pulled_replace_nothing(folder: Path) -> None:
     (folder / "more").mkdir()
     config = read(folder, FILE.replace("[server]", '[server]\nmodels_dir = "more"', 1))
     before, known = versions(config), catalog_file.discover(config).names
-    (folder / "more" / "new.gguf").write_bytes(b"GGUF" + bytes(100))
+    tiny_llama().write(folder / "more" / "new.gguf")
     assert versions(config) == before and catalog_file.discover(config).names != known
 
 
