@@ -191,7 +191,7 @@ class EngineReplica:
                 with contextlib.suppress(ApiError):  # logged; requests get it again
                     await runtime.load(name)
 
-    async def reconfigure(self, packed: str) -> None:
+    async def reconfigure(self, packed: dict[str, str]) -> None:
         """Serve calls it after the start, and when only other groups have changed."""
         if self._origin.take(unpacked(packed)):
             await self._runtime.reload()
@@ -333,13 +333,13 @@ def engine(
     return deployment.bind(own, group, runtime)
 
 
-def packed(config: Config) -> str:
+def packed(config: Config) -> dict[str, str]:
     """For Serve, which takes what JSON can say."""
-    return pickle.dumps(config).hex()
+    return {"config": pickle.dumps(config).hex()}
 
 
-def unpacked(text: str) -> Config:
-    found: Config = pickle.loads(bytes.fromhex(text))
+def unpacked(given: dict[str, str]) -> Config:
+    found: Config = pickle.loads(bytes.fromhex(given["config"]))
     return found
 
 
