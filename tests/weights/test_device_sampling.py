@@ -23,6 +23,7 @@ from localinfra.engine.request import (
 from localinfra.engine.sampling import Sampler
 from localinfra.llama import device_sampling
 from localinfra.llama.context import LlamaContext
+from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.settings import ContextSettings
 
@@ -148,7 +149,7 @@ def test_seeded_answers_are_those_without_it(opened: Open, monkeypatch: pytest.M
     expected = answers(opened(device_sampling=False), requests)
     context = opened()
     counting = Counting(context, monkeypatch)
-    monkeypatch.setattr(device_sampling.llama_cpp, "llama_set_sampler", reserved_again)
+    monkeypatch.setattr(llama_cpp, "llama_set_sampler", reserved_again)
     assert answers(context, requests) == expected
     assert len(expected[3]) <= counting.num_rows < 2 * len(expected[3])
 
