@@ -121,6 +121,8 @@ def test_progress_and_the_first_error_of_a_build() -> None:
     text = "[  3%] Building CXX object a/x.cpp.o\n[ 42%] Building CUDA object b/mmq.cu.o\n"
     assert building.progress(text) == "42% mmq.cu.o"
     assert building.progress("[17/230] c++ -c dir/ggml.c\n") == "17/230 ggml.c"
+    assert building.progress("-- Looking for a\n-- Found it\n") == "-- Found it"
+    assert building.progress("") == ""
     assert building.first_error(text + "x.cu(3): error: no\nmake: *** Error 2\n").startswith(
         "x.cu(3)"
     )

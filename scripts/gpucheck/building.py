@@ -157,9 +157,12 @@ def run(command: list[str], environment: dict[str, str], log: Path) -> str:
 
 
 def progress(text: str) -> str:
-    """`[ 42%] Building CUDA ... mmq.cu.o` or ninja's `[42/230] ...`, shortened."""
+    """`[ 42%] Building CUDA ... mmq.cu.o` or ninja's `[42/230] ...`, shortened; of CMake, its last
+    line."""
     steps = re.findall(r"^\[\s*(\d+(?:%|/\d+))\] (.*)$", text, re.M)
-    return f"{steps[-1][0]} {steps[-1][1].split()[-1].rpartition('/')[2]}" if steps else ""
+    if steps:
+        return f"{steps[-1][0]} {steps[-1][1].split()[-1].rpartition('/')[2]}"
+    return (text.strip().splitlines() or [""])[-1][:80]
 
 
 def first_error(text: str) -> str:
