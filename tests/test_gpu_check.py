@@ -285,7 +285,8 @@ def test_rows_of_an_earlier_run_are_not_taken_for_this_ones(
 
 
 def test_compilers_end_with_the_part_that_started_them(tmp_path: Path) -> None:
-    """A child of the build holds a pipe open; its end says that nobody does any more."""
+    """A child of the build holds a pipe open, in a process group of its own as ninja's are; its end
+    says that nobody does any more."""
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
     program = "\n".join(
@@ -299,7 +300,8 @@ def test_compilers_end_with_the_part_that_started_them(tmp_path: Path) -> None:
             "building.EVERY_S = 0.05",
             "subprocess.Popen = lambda *a, real=subprocess.Popen, **k: real(",
             f"    *a, **k, pass_fds=[{writing}])",
-            "building.run(['sh', '-c', 'sleep 600 & echo begun; wait'], dict(os.environ),",
+            "ninja = 'set -m; trap \"kill -- -\\$!; exit 1\" TERM; sleep 600 & wait'",
+            "building.run(['bash', '-c', ninja], dict(os.environ),",
             f"    Path({str(tmp_path / 'log')!r}))",
         )
     )

@@ -1,6 +1,7 @@
 """Compiles llama.cpp for this machine's GPU, or its CPU, from what `packing.py` has made, and puts
 it where Python finds it: a folder that goes before the machine's own packages."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ TOOLS = "find_package(Threads REQUIRED)\nllama_add_compile_flags()\n" + "".join(
     f"add_subdirectory({name})\n" for name in ("mtmd", "ui", "server")
 )
 EVERY_S = 10.0
+PATIENCE_S = 5.0  # less than the part itself has
 
 
 class NotBuilt(Exception):
@@ -151,9 +153,17 @@ def run(command: list[str], environment: dict[str, str], log: Path) -> str:
                 print(f"  .. {progress(log.read_text(errors='replace'))}", flush=True)
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
     return "" if status == 0 else first_error(log.read_text(errors="replace"))
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ninja's compilers have process groups of their own, which it ends if it is asked to."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_S)
+            return
 
 
 def progress(text: str) -> str:
