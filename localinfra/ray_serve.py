@@ -13,6 +13,7 @@ import contextvars
 import importlib
 import logging
 import os
+import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -27,26 +28,25 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 from ray.serve.schema import LoggingConfig
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from localinfra import logs
+from localinfra import __version__, logs
 from localinfra.api.app import create_app
-from localinfra.config.scale import ReplicaGroup
 from localinfra.config.settings import Config, ServerSettings
 from localinfra.costs import Ledger, default_path
-from localinfra.errors import ApiError
+from localinfra.errors import ApiError, ConfigError
 from localinfra.keys import file as key_file
 from localinfra.keys.holders import Holders
 from localinfra.models import catalog as catalog_file
 from localinfra.models.catalog import Catalog
-from localinfra.models.entries import ModelEntry, TextModelEntry
-from localinfra.origin import Origin
 from localinfra.runtime import Runtime
 from localinfra.scale import registry
 from localinfra.scale.forwarded import Batches, Fleet, Forwarded, ReplicaLost
-from localinfra.scale.gateway import create_gateway
+from localinfra.scale.gateway import create_gateway, without_own_id
+from localinfra.scale.grouped import GroupOrigin
 from localinfra.scale.groups import Groups
 from localinfra.scale.hosted import HostedApp
+from localinfra.scale.updates import config_of, digest, first_replicas, lacking, needs, version_of
 
 T = TypeVar("T")
 
@@ -169,21 +169,6 @@ class GatewayDeployment:
         return without_own_id(app)
 
 
-def without_own_id(app: ASGIApp) -> ASGIApp:
-    """Serve's proxy gives every request an id and repeats it itself."""
-
-    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
-        async def reply(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                pairs = message.get("headers", ())
-                message["headers"] = [one for one in pairs if one[0].lower() != b"x-request-id"]
-            await send(message)
-
-        await app(scope, receive, reply)
-
-    return answered
-
-
 class EngineReplica:
     """A whole application, whose models are those of its group. On Serve's loop for user code."""
 
@@ -192,11 +177,11 @@ class EngineReplica:
         loaded."""
         self._trouble = ""  # for which only a new process helps
         logs.configure(config.server.log_level, config.server.log_format)
-        origin = GroupOrigin(config, group)
+        self._origin = origin = GroupOrigin(config, group)
         settings, catalog = await asyncio.to_thread(origin.read)
         module, _, name = runtime_path.partition(":")
         kind: type[Runtime] = getattr(importlib.import_module(module), name)
-        runtime = kind(settings, catalog, origin)
+        self._runtime = runtime = kind(settings, catalog, origin)
         runtime.safeguard.supervise(self._give_up)
         ledger = Ledger(default_path() if settings.keep_costs else None)
         self._hosted = HostedApp(create_app(runtime, ledger, is_vouched_for=True))
@@ -205,6 +190,11 @@ class EngineReplica:
             if entry.preload:
                 with contextlib.suppress(ApiError):  # logged; requests get it again
                     await runtime.load(name)
+
+    async def reconfigure(self, packed: dict[str, str]) -> None:
+        """Serve calls it after the start, and when only other groups have changed."""
+        if self._origin.take(unpacked(packed)):
+            await self._runtime.reload()
 
     def _give_up(self, reason: str) -> None:
         """Any thread."""
@@ -228,38 +218,6 @@ class EngineReplica:
     async def __del__(self) -> None:
         """Serve awaits it, once running answers have ended or their deadline is over."""
         await self._hosted.close()
-
-
-class GroupOrigin(Origin):
-    """Settings that came from another machine; only models are looked for anew."""
-
-    def __init__(self, config: Config, group: str):
-        super().__init__()
-        self.has_named_keys = True  # or other keys: whoever deploys has checked that
-        self._config = config
-        self._group = group
-
-    def read(self) -> tuple[ServerSettings, Catalog]:
-        assert self._config
-        return self._config.server, self.discover()
-
-    def discover(self) -> Catalog:
-        assert self._config
-        catalog = catalog_file.discover(self._config)
-        groups = Groups(self._config.scale, catalog, self._config.path)
-        table = groups.tables[self._group]
-        own = groups.models_of(self._group)
-        entries = {n: fitted(one, table, n in own) for n, one in catalog.entries.items()}
-        return Catalog(entries, catalog.fallback_model)
-
-
-def fitted(entry: ModelEntry, table: ReplicaGroup, is_own: bool) -> ModelEntry:
-    """An entry in a replica: the models of other groups wait until somebody asks for them."""
-    if not is_own:
-        return replace(entry, preload=False)
-    if isinstance(entry, TextModelEntry) and entry.threads is None and table.num_cpus:
-        return replace(entry, threads=table.num_cpus)
-    return entry
 
 
 # --- Deploying ----------------------------------------------------------------------------------
@@ -299,56 +257,90 @@ def listening() -> dict[str, Any]:
     }
 
 
-def deploy(config: Config, runtime: str = RUNTIME) -> None:
-    """Starts the deployments, or replaces those that are there, a few replicas at a time, while the
-    others answer. Returns when all are ready. Raises ConfigError, and RuntimeError if that failed.
+def deploy(
+    config: Config, runtime: str = RUNTIME, *, may_grow: bool = False, replaces_all: bool = False
+) -> None:
+    """Starts the deployments, or replaces those whose part of models.toml has changed, a few
+    replicas at a time, while the others answer. Returns when all are ready. Raises ConfigError, and
+    RuntimeError if that failed.
 
-    `runtime`: the class of the replicas' runtime, as MODULE:NAME."""
-    settings = config.server
-    groups = Groups(config.scale, catalog_file.discover(config), config.path)
+    `runtime`: the class of the replicas' runtime, as MODULE:NAME. `may_grow`: machines may join the
+    cluster; else what none of them has is an error. `replaces_all`: also what has not changed, as
+    other files may be behind the same names."""
+    settings, scale = config.server, config.scale.settings
+    catalog = catalog_file.discover(config)
+    groups = Groups(config.scale, catalog, config.path)
+    check_room(groups, may_grow=may_grow)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
         http_options=http_options(settings), proxy_location="EveryNode", logging_config=quiet
     )
+    config = replace(config, server=replace(settings, **listening()))  # the same at each update
+    salt = os.urandom(8).hex() if replaces_all else ""
     engines = {
-        group: engine(config, group, table, runtime) for group, table in groups.tables.items()
+        group: engine(config, groups, catalog, group, runtime, salt) for group in groups.tables
     }
     ingress = serve.deployment(serve.ingress()(GatewayDeployment)).options(
         name=GATEWAY,
-        num_replicas=config.scale.settings.gateways,
+        num_replicas=scale.gateways,
         max_ongoing_requests=MOST_ONGOING,
         ray_actor_options={"num_cpus": 0},
         max_surge_percent=100,
+        version=digest(salt, __version__, config),
+        _internal=True,  # the version
         **lifecycle(config),
     )
     bound = ingress.bind(config, engines)
     serve.run(bound, name=APP, route_prefix="/", logging_config=quiet)
 
 
-def engine(config: Config, group: str, table: ReplicaGroup, runtime: str) -> Any:
-    server = config.server
-    if table.memory_budget is not None:
-        server = replace(server, memory_budget=table.memory_budget)
-    own = replace(config, server=server)
+def check_room(groups: Groups, *, may_grow: bool) -> None:
+    """Raises ConfigError if replicas would wait forever, and warns if it may be long."""
+    machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
+    if problem := lacking(groups.tables, machines):
+        if not may_grow:
+            raise ConfigError(problem)
+        logger.warning("%s. Replicas wait until a machine joins the cluster.", problem)
+
+
+def engine(
+    config: Config, groups: Groups, catalog: Catalog, group: str, runtime: str, salt: str
+) -> Any:
+    table = groups.tables[group]
+    own = config_of(config, table)
     scaling = AutoscalingConfig(
         min_replicas=table.min_replicas,
-        initial_replicas=max(1, table.min_replicas),
+        initial_replicas=first_replicas(table),
         max_replicas=table.most_replicas,
         target_ongoing_requests=table.target_ongoing_requests,
         upscale_delay_s=table.upscale_delay_s,
         downscale_delay_s=table.downscale_delay_s,
     )
+    takes = needs(table)
     deployment = serve.deployment(EngineReplica).options(
         name=deployment_name(group),
         autoscaling_config=scaling,
         max_ongoing_requests=MOST_ONGOING,
-        ray_actor_options={"num_cpus": table.num_cpus or 1, "num_gpus": table.num_gpus},
+        ray_actor_options={"num_cpus": takes["CPU"], "num_gpus": takes["GPU"]},
         request_router_config=RequestRouterConfig(request_router_class=NamedRouter),
         max_surge_percent=100 if table.start_first else 0,
+        user_config=packed(own),  # a change of it alone reaches running replicas
+        version=digest(salt, version_of(own, groups, catalog, group)),
+        _internal=True,  # the version
         **lifecycle(config),
     )
     return deployment.bind(own, group, runtime)
+
+
+def packed(config: Config) -> dict[str, str]:
+    """For Serve, which takes what JSON can say."""
+    return {"config": pickle.dumps(config).hex()}
+
+
+def unpacked(given: dict[str, str]) -> Config:
+    found: Config = pickle.loads(bytes.fromhex(given["config"]))
+    return found
 
 
 def lifecycle(config: Config) -> dict[str, float]:

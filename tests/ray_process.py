@@ -52,7 +52,7 @@ num_cpus = 1
 
 
 class RayServer:
-    """`states`: the replicas of each deployment, by state, after the last order."""
+    """`answer`: to the last order, as `ray_server.py` says."""
 
     def __init__(self, folder: Path):
         for name in (*FILES, "damaged.gguf"):
@@ -74,21 +74,21 @@ class RayServer:
             # As many as it needs, however many this machine has: Ray only counts them.
             env=os.environ | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 8}'},
         )
-        self.states = self._answer()
+        self.answer = self._read_answer()
         self.client = httpx2.Client(base_url=self.url, timeout=600)
 
     def order(self, order: str) -> None:
         assert self._process.stdin
         self._process.stdin.write(f"{order}\n")
         self._process.stdin.flush()
-        self.states = self._answer()
+        self.answer = self._read_answer()
 
-    def _answer(self) -> dict[str, dict[str, int]]:
+    def _read_answer(self) -> dict[str, Any]:
         """Of the lines that are JSON: Ray prints what its processes say."""
         assert self._process.stdout
         for line in self._process.stdout:
             if line.startswith("{"):
-                found: dict[str, dict[str, int]] = json.loads(line)
+                found: dict[str, Any] = json.loads(line)
                 return found
         raise RuntimeError(self._log_path.read_text()[-4000:])
 

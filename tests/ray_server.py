@@ -1,8 +1,8 @@
 """`localinfra ray` over echo models: `ray_server.py FOLDER`, whose models.toml it serves.
 
 A program of its own: Ray's warnings are none of the tests'. It obeys lines on standard input, and
-answers each with the replicas' states as JSON: `deploy` reads the file again, `kill GROUP` kills a
-process of the group, the end of the input ends all.
+answers each with the replicas' states as JSON: `deploy` reads the file again, and answers with what
+is wrong if it is refused; `kill GROUP` kills a process of the group; the end of the input ends all.
 """
 
 import json
@@ -19,6 +19,7 @@ import ray  # noqa: E402 - needs the paths
 
 from localinfra import ray_serve  # noqa: E402
 from localinfra.cli.ray import read  # noqa: E402
+from localinfra.errors import ConfigError  # noqa: E402
 
 RUNTIME = "paced:PacedRuntime"
 
@@ -33,7 +34,10 @@ def replicas(group: str) -> list[str]:
 def obey(order: str, path: Path) -> Any:
     name, _, argument = order.partition(" ")
     if name == "deploy":
-        ray_serve.deploy(read(path, {}), RUNTIME)
+        try:
+            ray_serve.deploy(read(path, {}), RUNTIME)
+        except ConfigError as error:
+            return {"refused": str(error)}
     elif name == "kill":
         ray.kill(ray.get_actor(replicas(argument)[0], namespace="serve"))
     return ray_serve.statuses()

@@ -17,7 +17,7 @@ import pytest
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from gpucheck import building, packing, running, shapes, speed, tools  # noqa: E402
+from gpucheck import building, packing, running, shapes, speed, surroundings, tools  # noqa: E402
 from gpucheck.fidelity import ON_DEVICE, environment_of_tests, likeness, verdict  # noqa: E402
 from gpucheck.rows import Row, Sheet, as_table, read_rows  # noqa: E402
 
@@ -121,6 +121,8 @@ def test_progress_and_the_first_error_of_a_build() -> None:
     text = "[  3%] Building CXX object a/x.cpp.o\n[ 42%] Building CUDA object b/mmq.cu.o\n"
     assert building.progress(text) == "42% mmq.cu.o"
     assert building.progress("[17/230] c++ -c dir/ggml.c\n") == "17/230 ggml.c"
+    assert building.progress("-- Looking for a\n-- Found it\n") == "-- Found it"
+    assert building.progress("") == ""
     assert building.first_error(text + "x.cu(3): error: no\nmake: *** Error 2\n").startswith(
         "x.cu(3)"
     )
@@ -161,6 +163,52 @@ def test_the_archive_has_the_sources_and_no_tests(tmp_path: Path) -> None:
         "llama.cpp/tools/server/main.cpp",
         "llama_cpp/llama_cpp.py",
     }
+
+
+def test_the_wheels_are_tested_versions_of_what_the_other_machine_lacks() -> None:
+    alone, beside_torch = packing.pinned([]), packing.pinned(["torch", "NumPy", "pillow"])
+    assert not any(line.startswith(("diffusers", "transformers")) for line in alone)
+    assert {line.partition("==")[0] for line in alone} >= {"numpy", "msgspec", "gguf", "pytest"}
+    assert {line.partition("==")[0] for line in beside_torch} >= {"diffusers", "transformers"}
+    assert not any(line.startswith(("numpy", "pillow", "torch")) for line in beside_torch)
+
+
+def test_a_folder_that_was_not_packed_is_said_once_and_nothing_else_runs(tmp_path: Path) -> None:
+    (tmp_path / "packed" / "wheels").mkdir(parents=True)
+    options = [
+        "--packed",
+        str(tmp_path / "packed"),
+        "--out",
+        str(tmp_path / "out"),
+        "--only",
+        "layers",
+    ]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "gpu_check"), *options], capture_output=True
+    )
+    assert done.returncode == 1
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    failed = [row["found"] for row in rows if row["found"].startswith("FAILED")]
+    assert failed[0].endswith("is not what --pack makes") and failed[1:] == [
+        "FAILED: ended with status 1"
+    ]
+    assert rows[-1]["found"] == "not run: the first part says why"
+
+
+def test_a_server_that_takes_too_long_to_compile_costs_the_other_parts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_to_end(*_: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(surroundings, "python_site", lambda packed, work: work / "site")
+    monkeypatch.setattr(surroundings, "build", lambda *_, **__: None)
+    monkeypatch.setattr(surroundings, "compiled_server", told_to_end)
+    options = Namespace(packed=tmp_path, work=tmp_path, quick=True, llama_server=None)
+    with pytest.raises(SystemExit):
+        surroundings.run(options, Sheet(tmp_path / "build.jsonl", "build"))
+    found = tools.Surroundings.load(tmp_path)
+    assert found.libraries == tmp_path / "build" / "bin" and found.llama_server is None
 
 
 # --- Parts in processes of their own -------------------------------------------------------------
@@ -237,7 +285,8 @@ def test_rows_of_an_earlier_run_are_not_taken_for_this_ones(
 
 
 def test_compilers_end_with_the_part_that_started_them(tmp_path: Path) -> None:
-    """A child of the build holds a pipe open; its end says that nobody does any more."""
+    """A child of the build holds a pipe open, in a process group of its own as ninja's are; its end
+    says that nobody does any more."""
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
     program = "\n".join(
@@ -251,7 +300,8 @@ def test_compilers_end_with_the_part_that_started_them(tmp_path: Path) -> None:
             "building.EVERY_S = 0.05",
             "subprocess.Popen = lambda *a, real=subprocess.Popen, **k: real(",
             f"    *a, **k, pass_fds=[{writing}])",
-            "building.run(['sh', '-c', 'sleep 600 & echo begun; wait'], dict(os.environ),",
+            "ninja = 'set -m; trap \"kill -- -\\$!; exit 1\" TERM; sleep 600 & wait'",
+            "building.run(['bash', '-c', ninja], dict(os.environ),",
             f"    Path({str(tmp_path / 'log')!r}))",
         )
     )

@@ -34,14 +34,25 @@ SIGNAL_POLL_S = 0.2
 )
 @click.option("--host", help="Address to listen on, on each machine. Default: the settings' host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="0 takes any free port. Default: 8000.")
+@click.option(
+    "--replace-all",
+    is_flag=True,
+    help="Replace all that runs there, as other files may be behind the same names.",
+)
 @click.option("--stop", is_flag=True, help="End what this command has started on --address.")
 def ray(
-    path: Path | None, address: str | None, host: str | None, port: int | None, stop: bool
+    path: Path | None,
+    address: str | None,
+    host: str | None,
+    port: int | None,
+    replace_all: bool,
+    stop: bool,
 ) -> None:
     """Serve models.toml by many processes, on this machine or a cluster of Ray.
 
     Without --address, serves until Ctrl-C, and reads models.toml again on SIGHUP. With one, returns
-    once all is ready; the same command again replaces what runs there, a few replicas at a time.
+    once all is ready; the same command again replaces the groups whose part of models.toml has
+    changed, a few replicas at a time.
     """
     if address in ("", "local"):
         address = None
@@ -63,7 +74,7 @@ def ray(
         elif not is_own:
             config = claimed(config)
         with refusing():
-            ray_serve.deploy(config)
+            ray_serve.deploy(config, may_grow=not is_own, replaces_all=replace_all)
         click.echo(banner(config, ray_serve.statuses(), is_own=is_own))
         if is_own:
             serve_until_signal(
@@ -173,7 +184,7 @@ def serve_until_signal(deploy: Callable[[], None]) -> None:
         except ConfigError as error:
             logger.error("all stays as it was: %s", error)
         else:
-            logger.info("models.toml was read again, and all replicas were replaced")
+            logger.info("models.toml was read again, and replicas that it changes were replaced")
 
 
 def next_of(came: "queue.SimpleQueue[int]") -> int:

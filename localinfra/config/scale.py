@@ -42,6 +42,8 @@ class ReplicaGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
             raise ValueError("max_replicas: it is less than min_replicas")
+        if self.num_gpus > 1 and not self.num_gpus.is_integer():  # as Ray asks for
+            raise ValueError("num_gpus: a share of one GPU, or a whole number of them")
 
     @property
     def most_replicas(self) -> int:

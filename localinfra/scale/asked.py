@@ -23,7 +23,8 @@ MODEL_IN_PATH = re.compile(
 NO_MODELS = {"/v1/models/pull", "/v1/models/reload", "/api/pull", "/api/show"}  # none is used
 KEPT = re.compile(r"/v1/(?:responses|requests|images/files)/(?P<id>[^/]+)(?:/\w+)?")
 NOT_KEPT = {"/v1/responses/compact", "/v1/responses/input_tokens"}
-MODEL_IN_FORM = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,200})\r\n')
+# With few more lines in the part's head, or a form of nothing but heads would take long.
+MODEL_IN_FORM = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n){0,8}\r\n([^\r\n]{1,200})\r\n')
 FORM_HEAD_BYTES = 64 << 10
 # Routes whose prompts have prefixes worth keeping together.
 PROMPTED = re.compile(

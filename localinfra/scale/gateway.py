@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra.api.http.arriving import Arriving
 from localinfra.api.http.body import BodyLimits, UnfinishedBodies, receive_body
@@ -279,3 +279,18 @@ def died() -> ModelUnavailable:
 
 def without_header(request: Forwarded, name: bytes) -> Forwarded:
     return replace(request, headers=[one for one in request.headers if one[0].lower() != name])
+
+
+def without_own_id(app: ASGIApp) -> ASGIApp:
+    """For behind a proxy that gives every request its id, and repeats it itself."""
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        async def reply(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                pairs = message.get("headers", ())
+                message["headers"] = [one for one in pairs if one[0].lower() != b"x-request-id"]
+            await send(message)
+
+        await app(scope, receive, reply)
+
+    return answered

@@ -22,8 +22,9 @@ BLOCK_BYTES = 256  # of prompts without messages
 HEADS = ("tools", "functions", "system", "instructions")
 LISTS = ("messages", "input", "prompt")
 BEGINS = {"system", "developer"}  # roles of messages before the conversation itself
-# Anthropic's clients move these from message to message.
-MOVING = re.compile(rb',?\s*"cache_control"\s*:\s*\{[^{}]*\}')
+# Anthropic's clients move these from message to message. Every repetition is bounded: a body of
+# nothing but spaces would else take hours, in which nobody is answered.
+MOVING = re.compile(rb',?\s{0,4}"cache_control"\s{0,4}:\s{0,4}\{[^{}]{0,200}\}')
 
 RAWS = msgspec.json.Decoder(list[msgspec.Raw])
 

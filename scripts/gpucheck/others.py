@@ -12,7 +12,7 @@ from typing import Any
 from benchlib import WORDS, Server, Unmeasurable, user, words
 
 from gpucheck import shapes
-from gpucheck.images import MAKES_PICTURES, make_tiny_flux
+from gpucheck.images import MISSING, make_tiny_flux
 from gpucheck.rows import NO_GPU, Sheet
 from gpucheck.speed import rate
 from gpucheck.tools import (
@@ -100,12 +100,12 @@ def run_broker(around: Surroundings, sheet: Sheet) -> None:
     ]
     tables.append(f'[model.e]\nkind = "embedding"\nsource = "{embedder}"\n')
     kinds = ["one", "two", "e"]
-    if MAKES_PICTURES:
+    if not MISSING:
         folder = make_tiny_flux(around.work / "broker-flux")
         tables.append(f'[model.flux]\nkind = "image"\nsource = "{folder}"\n')
         kinds.append("flux")
     else:
-        sheet.add("an image model among them", "not run: diffusers is not installed")
+        sheet.add("an image model among them", f"not run: {', '.join(MISSING)} not installed")
     size = "2GiB"
     before = used_gpu_bytes()
     settings = f'[server]\nmemory_budget = "{size}"\nswap_wait_s = 0.2\n' + "\n".join(tables)

@@ -24,14 +24,18 @@ KEPT = (
 LEFT_OUT = ("tests", "bench")
 # What localinfra and its tests import, with what those need; the versions are the tested ones.
 WHEELS = (
-    "accelerate", "annotated-doc", "anyio", "certifi", "click", "diffusers", "diskcache",
-    "filelock", "fsspec", "gguf", "h11", "hf-xet", "httpcore2", "httptools", "httpx2",
-    "huggingface_hub",
-    "hypothesis", "idna", "importlib_metadata", "iniconfig", "Jinja2", "llguidance", "MarkupSafe",
-    "msgspec", "numpy", "packaging", "pillow", "pluggy", "prometheus_client", "psutil", "Pygments",
-    "pytest", "pytest-timeout", "pytest-xdist", "execnet", "python-multipart", "PyYAML", "sniffio",
-    "sortedcontainers", "starlette", "tqdm", "truststore", "typer", "typing_extensions", "uvicorn",
-    "shellingham", "rich", "markdown-it-py", "mdurl", "zipp",
+    "annotated-doc", "anyio", "certifi", "click", "diskcache", "filelock", "fsspec", "gguf", "h11",
+    "hf-xet", "httpcore2", "httptools", "httpx2", "huggingface_hub", "hypothesis", "idna",
+    "iniconfig", "Jinja2", "llguidance", "MarkupSafe", "msgspec", "numpy", "packaging", "pillow",
+    "pluggy", "prometheus_client", "psutil", "Pygments", "pytest", "pytest-timeout", "pytest-xdist",
+    "execnet", "python-multipart", "PyYAML", "sniffio", "sortedcontainers", "starlette", "tqdm",
+    "truststore", "typer", "typing_extensions", "uvicorn", "shellingham", "rich", "markdown-it-py",
+    "mdurl",
+)  # fmt: skip
+# What pictures need beside PyTorch, which is too large to carry: of no use where that is missing.
+WITH_TORCH = (
+    "accelerate", "charset-normalizer", "diffusers", "importlib_metadata", "regex", "requests",
+    "safetensors", "tokenizers", "transformers", "urllib3", "zipp",
 )  # fmt: skip
 # pip takes those that it is told and no older ones.
 PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1))
@@ -43,6 +47,8 @@ def pack(folder: Path, sdist: Path | None, python: str, has: Sequence[str]) -> N
     other machine's, such as 3.12. `has`: packages that it has. Raises SystemExit with what to
     do."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in (folder / "wheels").glob("*.whl"):
+        old.unlink()  # of another Python, or other versions
     sdist = sdist or fetched_sdist(folder)
     pack_sources(sdist, folder / SOURCES)
     pack_words(folder / WORDS)
@@ -60,16 +66,17 @@ def fetched_sdist(folder: Path) -> Path:
     """Unpacked beside the folder."""
     work = folder.with_name(f"{folder.name}-sdist")
     work.mkdir(exist_ok=True)
-    requirement = next(
-        line.split('"')[1]
-        for line in (ROOT / "pyproject.toml").read_text().splitlines()
-        if "llama-cpp-python==" in line
-    )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-    subprocess.run([*command, "-d", str(work), requirement], check=True)
+    subprocess.run([*command, "-d", str(work), llama_cpp_requirement()], check=True)
     with tarfile.open(next(work.glob("*.tar.gz"))) as archive:
         archive.extractall(work, filter="data")
     return next(path for path in work.iterdir() if path.is_dir())
+
+
+def llama_cpp_requirement() -> str:
+    """NAME==VERSION."""
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    return next(line.split('"')[1] for line in lines if "llama-cpp-python==" in line)
 
 
 def pack_sources(sdist: Path, target: Path) -> None:
@@ -98,15 +105,23 @@ def pack_words(target: Path) -> None:
     write_words(Path(shipped_model()), target)
 
 
+def pinned(has: Sequence[str]) -> list[str]:
+    """Requirements for what the machine lacks. Raises SystemExit if none was tested."""
+    known = {name.casefold() for name in has}
+    wanted = WHEELS + (WITH_TORCH if "torch" in known else ())
+    lines = (ROOT / "scripts" / "tested.txt").read_text().splitlines()
+    tested = {line.partition("==")[0].casefold(): line for line in lines}
+    names = [name.casefold() for name in wanted if name.casefold() not in known]
+    if unknown := [name for name in names if name not in tested]:
+        sys.exit(f"scripts/tested.txt has no {', '.join(unknown)}")
+    return [tested[name] for name in names]
+
+
 def fetch_wheels(folder: Path, python: str, has: Sequence[str]) -> None:
     """By pip, for the other machine's Python."""
-    known = {name.casefold() for name in has}
-    lines = (ROOT / "scripts" / "tested.txt").read_text().splitlines()
-    wanted = {name.casefold() for name in WHEELS} - known
-    pinned = [line for line in lines if line.partition("==")[0].casefold() in wanted]
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--python-version", python, "--implementation", "cp", "-d", str(folder)]
     for platform in PLATFORMS:
         command += ["--platform", platform]
-    if subprocess.run([*command, "-q", *pinned]).returncode:
+    if subprocess.run([*command, "-q", *pinned(has)]).returncode:
         sys.exit("pip could not fetch all wheels: its lines above say which")

@@ -137,7 +137,12 @@ def run_here(options: Namespace) -> None:
     from gpucheck.tools import Surroundings
 
     try:
-        function(Surroundings.load(options.work), sheet)
+        around = Surroundings.load(options.work)
+    except FileNotFoundError:
+        sheet.add(PARTS[options.part].title, "not run: the first part says why")
+        return
+    try:
+        function(around, sheet)
     except Exception as error:
         sheet.add(PARTS[options.part].title, f"FAILED: {type(error).__name__}: {error}"[:500])
         raise

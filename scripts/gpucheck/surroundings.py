@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from gpucheck.building import build, cuda_environment, python_site
+from gpucheck.building import NotBuilt, build, compiled_server, cuda_environment, python_site
 from gpucheck.packing import WORDS
 from gpucheck.rows import Sheet
 from gpucheck.running import of
@@ -36,6 +37,11 @@ def run(options: Namespace, sheet: Sheet) -> None:
     )
     around = described(options, sheet, gpu if nvcc or not options.packed else "")
     around.save()
+    if options.packed and around.libraries and not around.llama_server:
+        # Last: if there is no time for it, the other parts do without.
+        around = replace(around, llama_server=compiled_server(options.work, sheet))
+        around.save()
+    sheet.add("llama-server", str(around.llama_server or "none"))
 
 
 def release(nvcc: str) -> str:
@@ -44,27 +50,29 @@ def release(nvcc: str) -> str:
 
 
 def described(options: Namespace, sheet: Sheet, gpu: str) -> Surroundings:
-    """Also where llama.cpp could not be compiled: other parts do without."""
+    """Also where llama.cpp could not be compiled: other parts do without. Raises SystemExit where
+    nothing can run."""
     headers, libraries = installed_parts()
-    vocabulary, server = shipped_words(), options.llama_server
+    vocabulary = shipped_words()
     if options.packed:
-        site = python_site(options.packed, options.work)
+        try:
+            site = python_site(options.packed, options.work)
+        except NotBuilt as error:
+            sheet.add("packages installed", f"FAILED: {error}")
+            raise SystemExit(1) from None
         vocabulary = options.packed / WORDS
         try:
             build(options.work, site, sheet, for_cuda=bool(gpu))
-        except SystemExit:
+        except NotBuilt as error:
+            sheet.add("llama.cpp compiled", f"FAILED: {error}")
             return Surroundings(options.work, options.quick, "", vocabulary, None, None, None)
         headers, libraries = options.work / "include", options.work / "build" / "bin"
-        made = libraries / "llama-server"
-        server = server or (made if made.exists() else None)
     done = subprocess.run([sys.executable, "-c", ASK_BACKENDS], capture_output=True, text=True)
     said = (done.stdout.strip().splitlines() or [f"FAILED: {done.stderr.strip()[-300:]}"])[-1]
     sheet.add("llama.cpp's backends", said.removeprefix("True ").removeprefix("False "))
-    sheet.add("llama-server", str(server or "none"))
     is_used = said.startswith("True") and "CUDA" in said
-    return Surroundings(
-        options.work, options.quick, gpu if is_used else "", vocabulary, server, headers, libraries
-    )
+    server, named = options.llama_server, gpu if is_used else ""
+    return Surroundings(options.work, options.quick, named, vocabulary, server, headers, libraries)
 
 
 def shipped_words() -> Path | None:

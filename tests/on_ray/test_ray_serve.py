@@ -64,14 +64,14 @@ def test_conversations_return_to_their_cache(server: RayServer) -> None:
     assert len(answering(server)) == 2
 
 
-def answering(server: RayServer) -> dict[str, float]:
+def answering(server: RayServer, group: str = "echo") -> dict[str, float]:
     """How many chats each replica of the group has answered."""
     families = text_string_to_metric_families(server.client.get("/metrics").text)
     samples = next(one.samples for one in families if one.name == "localinfra_requests")
     return {
         one.labels["replica"]: one.value
         for one in samples
-        if (one.labels["group"], one.labels["route"]) == ("echo", "/v1/chat/completions")
+        if (one.labels["group"], one.labels["route"]) == (group, "/v1/chat/completions")
     }
 
 
@@ -148,9 +148,20 @@ def test_a_replica_that_is_killed_loses_no_later_request(server: RayServer) -> N
         time.sleep(0.05)
 
 
+def test_what_no_machine_has_is_refused_and_changes_nothing(server: RayServer) -> None:
+    before = server.path.read_text()
+    server.path.write_text(before.replace("num_cpus = 1", "num_cpus = 1\nnum_gpus = 64"))
+    server.order("deploy")
+    server.path.write_text(before)
+    assert 'a replica of "echo" takes 64 GPUs' in server.answer["refused"]
+    assert server.say("echo", "still here?").status_code == 200
+
+
 def test_models_toml_is_replaced_while_requests_go_on(server: RayServer) -> None:
-    """Ends the tests: all replicas are new ones after it."""
+    """Ends the tests: replicas whose models have changed are new ones after it."""
     server.path.write_text(server.path.read_text().replace('["paced"]', '["paced", "renamed"]'))
+    server.say("smollm2", "Hello", max_tokens=1)  # by a replica of the other group
+    old, kept = set(answering(server)), set(answering(server, "rest"))
     statuses: list[int] = []
     with ThreadPoolExecutor(1) as pool:
         deployed = pool.submit(server.order, "deploy")
@@ -159,3 +170,6 @@ def test_models_toml_is_replaced_while_requests_go_on(server: RayServer) -> None
         deployed.result()
     assert set(statuses) == {200}
     assert server.client.get("/v1/models/renamed").json()["id"] == "one-by-one"
+    server.say("smollm2", "Hello", max_tokens=1)
+    assert old and not old & set(answering(server))
+    assert set(answering(server, "rest")) == kept and len(kept) == 1

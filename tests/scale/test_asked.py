@@ -113,6 +113,18 @@ def test_wrong_bodies_are_for_the_replica_to_refuse(body: bytes) -> None:
     assert (found.reach, found.model, found.ids) == (Reach.ONE, None, ())
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "echo", "messages": [{"role": "user",' + b" " * (3 << 20) + b'"content": ""}]}',
+        b'{"model": "echo", "messages": [{"cache_control"' + b" " * (3 << 20) + b": 1}]}",
+    ],
+)
+def test_bodies_made_to_take_long_do_not(body: bytes) -> None:
+    """Time that grows with the square of such a length would be hours."""
+    asked("POST", "/v1/chat/completions", body)
+
+
 def test_tokens_are_expected_as_a_server_does() -> None:
     def expected(**fields: object) -> int:
         return asked("POST", "/v1/chat/completions", CHAT | fields).expected_tokens

@@ -53,6 +53,7 @@ def test_models_that_no_group_names_get_one(tmp_path: Path) -> None:
         ),
         ("[ray.group.a]\nmax_replicas = 0", '[ray.group."a"] max_replicas: expected an integer'),
         ("[ray.group.a]\nmin_replicas = 3\nmax_replicas = 2", "it is less than min_replicas"),
+        ("[ray.group.a]\nnum_gpus = 1.5", "a share of one GPU, or a whole number of them"),
         ("[ray]\ngateways = 0", "[ray] gateways: expected an integer from 1"),
         ("[ray]\ngroup = 1", '[ray] group: expected a table, written [ray.group."NAME"]'),
         ("[ray.group]\na = 1", '[ray.group."a"]: expected a table'),

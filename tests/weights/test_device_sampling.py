@@ -23,6 +23,7 @@ from localinfra.engine.request import (
 from localinfra.engine.sampling import Sampler
 from localinfra.llama import device_sampling
 from localinfra.llama.context import LlamaContext
+from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.settings import ContextSettings
 
@@ -133,7 +134,12 @@ def request(sampling: SamplingParams, **params: Any) -> GenerationRequest:
 
 
 def test_seeded_answers_are_those_without_it(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also beside one with logprobs, for which whole rows are read: its own only."""
+    """Also beside one with logprobs, for which whole rows are read: its own only. No request sets a
+    sampler, which would reserve all graphs again."""
+
+    def reserved_again(*_: object) -> None:
+        raise AssertionError("all graphs are reserved again")
+
     requests = [
         request(SamplingParams(temperature=0, is_reproducible=True)),
         request(SamplingParams(top_k=20, top_p=0.9, seed=5, is_reproducible=True)),
@@ -144,6 +150,7 @@ def test_seeded_answers_are_those_without_it(opened: Open, monkeypatch: pytest.M
     expected = answers(opened(device_sampling=False), requests)
     context = opened()
     counting = Counting(context, monkeypatch)
+    monkeypatch.setattr(llama_cpp, "llama_set_sampler", reserved_again)
     assert answers(context, requests) == expected
     assert len(expected[3]) <= counting.num_rows < 2 * len(expected[3])
 
