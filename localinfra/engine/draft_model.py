@@ -254,7 +254,9 @@ class DraftModel:
         reading = self._readings[sequence]
         assert sequence.slot is not None
         start = reading.num_cached + reading.num_ahead - reading.begin
-        batch.extend(reading.slot, start, tokens, num_outputs)
+        # The other vocabulary may have some tokens more, and any text may have them.
+        known = [token if token < self._backend.num_vocab else 0 for token in tokens]
+        batch.extend(reading.slot, start, known, num_outputs)
         batch.origins[reading.slot] = sequence.slot, reading.begin
 
     def _step(self, sequences: list[Sequence], threads: int) -> list[Floats] | None:

@@ -176,6 +176,26 @@ def test_a_vocabulary_with_some_tokens_more_may_draft(tmp_path: Path) -> None:
     model.close()
 
 
+@pytest.mark.usefixtures("eager")
+def test_a_token_that_the_draft_model_does_not_know_stops_no_drafts(tmp_path: Path) -> None:
+    """Clients may send any token id of the large model."""
+    large = with_words(lambda words: [*words, "more"])
+    entry = replace(drafted(tmp_path, tiny_llama(layers=1), large), prompt_lookup=False)
+    model = load_text_model("large", entry, 8)
+
+    async def drafted_after(prompt: list[int]) -> int:
+        before = model.stats.num_drafted
+        async with model.worker.generate([GenerationRequest(prompt, 30, GREEDY)]) as generation:
+            async for _ in generation:
+                pass
+        return model.stats.num_drafted - before
+
+    last = len(large.metadata["tokenizer.ggml.tokens"].value) - 1  # type: ignore[arg-type] # a list
+    for prompt in ([last, *range(40, 60)], [*range(60, 80), last], [*range(40, 60)]):
+        assert asyncio.run(drafted_after(prompt)) > 0
+    model.close()
+
+
 def test_missing_and_damaged_files_of_the_draft_model_are_named(tmp_path: Path) -> None:
     entry = drafted(tmp_path, tiny_llama(layers=1))
     (tmp_path / "small.gguf").write_bytes(b"GGUF" + bytes(100))
