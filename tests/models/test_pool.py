@@ -86,12 +86,12 @@ def test_a_model_that_broke_is_dropped_and_comes_back_with_the_next_request() ->
         other = await shelf.pool.get("b")
         first.fault = "its thread ended"
         shelf.pool.check()
-        assert {name: fault.reason for name, fault in shelf.pool.faults.items()} == {
+        assert {name: fault.reason for name, fault in shelf.pool.faults("ab").items()} == {
             "a": "its thread ended"
         }
         assert shelf.pool.loaded() == {"b": other} and shelf.pool.state("a") is LoadState.ABSENT
         second = await shelf.pool.get("a")
-        assert second is not first and first.is_closed and not shelf.pool.faults
+        assert second is not first and first.is_closed and not shelf.pool.faults("ab")
         second.fault = "again"  # noticed by the request itself
         assert (await shelf.pool.get("a")) is shelf.made[-1] is not second
         await shelf.pool.close()
@@ -221,7 +221,7 @@ def test_a_model_given_up_for_good_is_not_loaded_again() -> None:
         shelf.pool.drop(seat, "it hung three times", is_final=True)
         with pytest.raises(ModelUnavailable, match="hung three times"):
             await shelf.pool.get("a")
-        assert shelf.num_loads == 1 and shelf.pool.faults
+        assert shelf.num_loads == 1 and shelf.pool.faults("ab")
         await shelf.pool.close()
 
     run(test)
@@ -239,7 +239,7 @@ def test_a_failed_load_is_remembered_for_some_seconds(
                 await shelf.pool.get("a")
             assert 1 <= (caught.value.retry_after_s or 0) <= failures.RETRY_AFTER_S
         assert shelf.num_loads == 1 and shelf.pool.state("a") is LoadState.FAILED
-        assert not shelf.pool.faults  # it was never loaded
+        assert not shelf.pool.faults("ab")  # it was never loaded
         shelf.error = None
         later = time.monotonic() + failures.RETRY_AFTER_S
         monkeypatch.setattr(time, "monotonic", lambda: later)
@@ -270,7 +270,7 @@ def test_a_broken_model_that_can_not_be_loaded_stays_a_fault_with_retry_after() 
             with pytest.raises(ModelUnavailable) as caught:
                 await shelf.pool.get("a")
             assert caught.value.retry_after_s
-        assert shelf.num_loads == 2 and shelf.pool.faults["a"].reason == "its thread ended"
+        assert shelf.num_loads == 2 and shelf.pool.faults("ab")["a"].reason == "its thread ended"
         await shelf.pool.close()
 
     run(test)

@@ -50,7 +50,7 @@ def test_a_model_that_breaks_beside_its_successor_is_dropped_alone() -> None:
         old.fault = "its thread ended"
         shelf.pool.check()
         await until(lambda: old.is_closed)
-        assert shelf.pool.loaded() == {"a": shelf.made[1]} and not shelf.pool.faults
+        assert shelf.pool.loaded() == {"a": shelf.made[1]} and not shelf.pool.faults("ab")
         lease.release()
         await shelf.pool.close()
 
