@@ -13,7 +13,6 @@ import contextvars
 import importlib
 import logging
 import os
-import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -43,7 +42,7 @@ from localinfra.runtime import Runtime
 from localinfra.scale import registry
 from localinfra.scale.forwarded import Batches, Fleet, Forwarded, ReplicaLost
 from localinfra.scale.gateway import create_gateway, without_own_id
-from localinfra.scale.grouped import GroupOrigin
+from localinfra.scale.grouped import GroupOrigin, packed, unpacked
 from localinfra.scale.groups import Groups
 from localinfra.scale.hosted import HostedApp
 from localinfra.scale.updates import config_of, digest, first_replicas, lacking, needs, version_of
@@ -331,16 +330,6 @@ def engine(
         **lifecycle(config),
     )
     return deployment.bind(own, group, runtime)
-
-
-def packed(config: Config) -> dict[str, str]:
-    """For Serve, which takes what JSON can say."""
-    return {"config": pickle.dumps(config).hex()}
-
-
-def unpacked(given: dict[str, str]) -> Config:
-    found: Config = pickle.loads(bytes.fromhex(given["config"]))
-    return found
 
 
 def lifecycle(config: Config) -> dict[str, float]:

@@ -1,5 +1,9 @@
 """The settings and models of one group's replicas, as they were handed to them."""
 
+from pathlib import Path
+from typing import Any
+
+import msgspec
 from msgspec.structs import replace
 
 from localinfra.config.scale import ReplicaGroup
@@ -47,3 +51,15 @@ def fitted(entry: ModelEntry, table: ReplicaGroup, is_own: bool) -> ModelEntry:
     if isinstance(entry, TextModelEntry) and entry.threads is None and table.num_cpus:
         return replace(entry, threads=table.num_cpus)
     return entry
+
+
+def packed(config: Config) -> dict[str, str]:
+    """For Serve, whose settings of a deployment are what JSON can say."""
+    return {"config": msgspec.json.encode(config, enc_hook=str).decode()}  # a path is its text
+
+
+def unpacked(given: dict[str, str]) -> Config:
+    def of_kind(kind: type, value: Any) -> Any:
+        return Path(value) if kind is Path else value  # others are values of raw tables
+
+    return msgspec.json.decode(given["config"], type=Config, dec_hook=of_kind)

@@ -11,7 +11,7 @@ from localinfra.config import settings as config_file
 from localinfra.config.scale import ReplicaGroup
 from localinfra.config.settings import Config
 from localinfra.models import catalog as catalog_file
-from localinfra.scale.grouped import GroupOrigin
+from localinfra.scale.grouped import GroupOrigin, packed, unpacked
 from localinfra.scale.groups import Groups
 from localinfra.scale.updates import config_of, lacking, version_of
 
@@ -121,3 +121,11 @@ def test_what_no_machine_has_is_said(
 ) -> None:
     found = lacking(groups, machines)
     assert said in found and bool(said) == bool(found)
+
+
+def test_a_config_reaches_replicas_as_it_is(folder: Path) -> None:
+    """By text that Serve may show: with paths, tuples, limits and tables of every kind."""
+    config = read(folder, FILE.replace(SERVER, f'{SERVER}allowed_origins = ["http://a"]\n'))
+    assert unpacked(packed(config)) == config
+    shipped = config_file.load()
+    assert unpacked(packed(shipped)) == shipped and unpacked(packed(shipped)).path == shipped.path
