@@ -123,9 +123,10 @@ class Scheduler:
     def observe(self, step: Step, seconds: float) -> None:
         """The step took so long."""
         num_rows = len(step.batch) - step.num_prompt_tokens
+        seen = (num_rows, step.num_prompt_tokens, step.threads, seconds, step.depth)
         if step.max_threads is None:
-            self._threads.observe(num_rows, step.num_prompt_tokens, step.threads, seconds)
-        self._times.observe(num_rows, step.num_prompt_tokens, step.threads, seconds)
+            self._threads.observe(*seen)
+        self._times.observe(*seen)
         self._step_s += seconds
 
     def advance(self, step: Step) -> None:

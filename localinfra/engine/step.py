@@ -50,6 +50,16 @@ class Step:
         self.batch.extend(sequence.slot, chunk.start, tokens, num_outputs + len(draft))
         self.chunks.append(chunk)
 
+    @property
+    def depth(self) -> float:
+        """How many tokens come before one of the prompts', on average."""
+        sums = (
+            chunk.num_tokens * (chunk.start + chunk.num_tokens / 2)
+            for chunk in self.chunks
+            if chunk.is_prompt
+        )
+        return sum(sums) / max(1, self.num_prompt_tokens)
+
     def pad(self, slot: int, num_rows: int, num_outputs: int) -> None:
         """Pads the batch to `num_rows` with tokens in the empty `slot`, and to `num_outputs` output
         rows with arbitrary rows."""

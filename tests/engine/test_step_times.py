@@ -170,3 +170,28 @@ def test_a_clock_that_stands_still_or_goes_back_breaks_nothing(seconds: float) -
         expected = times.expected(num_rows, num_prompt_tokens, 2)
         assert expected is not None and expected > 0
         assert times.num_tokens(0.01, num_rows, 2) >= 1
+
+
+def test_tokens_cost_what_they_did_at_their_depth() -> None:
+    times = StepTimes()
+    for _ in range(60):  # prompts
+        for depth, seconds in ((0, 1.0), (300, 2.0), (600, 3.0), (1500, 5.0)):
+            times.observe(0, 100, 1, 100 * seconds, depth)
+    for depth, seconds in ((0, 1.0), (255, 1.0), (511, 2.0), (900, 3.0), (1024, 5.0), (9000, 5.0)):
+        assert times.expected(0, 100, 1, depth) == pytest.approx(100 * seconds, rel=0.01)
+
+
+def test_where_only_one_kind_of_step_was_seen_deep_the_other_is_taken_to_rise_as_much() -> None:
+    times = StepTimes()
+    times.observe(0, 100, 1, 100 * 1.0)
+    for _ in range(9):
+        times.observe(0, 10, 1, 10 * 1.4)
+    small = times.expected(0, 10, 1)
+    assert small is not None and small == pytest.approx(14, rel=0.05)
+    times.observe(0, 100, 1, 100 * 2.0, 600)
+    assert times.expected(0, 10, 1, 600) == pytest.approx(small * 1.5)  # from 1 to halfway there
+    times.observe(0, 10, 1, 10 * 4.0, 600)
+    assert times.expected(0, 10, 1, 600) == pytest.approx((small * 1.5 + 40) / 2)
+    assert times.expected(0, 10, 1) == pytest.approx(small), (
+        "the next prompt begins as this one did"
+    )

@@ -51,23 +51,25 @@ class Prefill:
         if usual_s is None:
             return min(NUMBERS.tile_rows, room)
         gap_ratio = self._max_gap_ratio * max(1.0, num_prompts / num_rows)
-        small = min(self._fitting((NUMBERS.aim * gap_ratio - 1) * usual_s, num_rows), room)
+        gap_s = (NUMBERS.aim * gap_ratio - 1) * usual_s
+        small = min(self._fitting(gap_s, num_rows, depth), room)
         for num_tiles in (2, 1) if depth >= NUMBERS.tile_depth else ():
             size = num_tiles * NUMBERS.tile_rows - num_rows
-            if small < size <= room and self._pays(size, small, num_rows):
+            if small < size <= room and self._pays(size, small, num_rows, depth):
                 return size
         return small
 
-    def _pays(self, size: int, small: int, num_rows: int) -> bool:
+    def _pays(self, size: int, small: int, num_rows: int, depth: int) -> bool:
         """Whether steps of `size` prompt tokens read a prompt so much sooner than steps of `small`
         that it is worth the longer gaps, and are no stall. Each computes the rows too."""
-        large_s, small_s = (self._expected(num_rows, n) or 0.0 for n in (size, small))
+        large_s, small_s = (self._expected(num_rows, n, depth) or 0.0 for n in (size, small))
         is_sooner = small_s * size > NUMBERS.tile_gain * large_s * small
         return is_sooner and large_s <= NUMBERS.aim * NUMBERS.max_stall_s
 
-    def _expected(self, num_rows: int, num_prompt_tokens: int) -> float | None:
+    def _expected(self, num_rows: int, num_prompt_tokens: int, depth: int = 0) -> float | None:
         threads = self._threads.settled(is_prefill=num_prompt_tokens > 0)
-        return self._times.expected(num_rows, num_prompt_tokens, threads)
+        return self._times.expected(num_rows, num_prompt_tokens, threads, depth)
 
-    def _fitting(self, seconds: float, num_rows: int) -> int:
-        return self._times.num_tokens(seconds, num_rows, self._threads.settled(is_prefill=True))
+    def _fitting(self, seconds: float, num_rows: int, depth: int = 0) -> int:
+        threads = self._threads.settled(is_prefill=True)
+        return self._times.num_tokens(seconds, num_rows, threads, depth)

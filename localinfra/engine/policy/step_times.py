@@ -4,7 +4,8 @@ A step of decoding rows takes what its number of rows costs, times a speed. The 
 moment: it falls as contexts grow and as other work takes the machine. Costs are learned where one
 number of rows follows another, since both steps had the same speed. Each prompt token adds a cost
 of its own, which is lower in steps of at least a tile: llama.cpp's attention on CPUs works on tiles
-of 64 rows and is slower below.
+of 64 rows and is slower below. It grows with the tokens that come before, so it is learned for
+depths up to 256, 512, 1,024 and so on.
 """
 
 from bisect import bisect_left
@@ -12,6 +13,7 @@ from itertools import accumulate
 
 from localinfra.engine.policy.numbers import NUMBERS
 
+LEVEL = 256  # tokens, of the first depth; each further one is as deep as all before
 LEAST_S = 1e-6  # a clock that stood still during a step must not make it cost nothing
 
 
@@ -20,26 +22,32 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._curves: dict[int, _Curve] = {}  # by threads: what rows cost at speed 1
-        self._tokens: dict[tuple[int, bool], _Mean] = {}  # of a token, by threads and "is a tile"
+        # of a token, by threads and "is a tile", then by level
+        self._tokens: dict[tuple[int, bool], dict[int, _Mean]] = {}
         self._speed = _Mean(1.0)  # seconds for a cost of 1
         self._last = (0, 0)  # rows and threads of the last step without prompts
         self._num_steps = 0
         self._confirmed: dict[int, int] = {}  # by rows: the last step that was as expected
 
-    def expected(self, num_rows: int, num_prompt_tokens: int, threads: int) -> float | None:
+    def expected(
+        self, num_rows: int, num_prompt_tokens: int, threads: int, depth: float = 0
+    ) -> float | None:
         """None where no step tells. What was never seen is taken to cost in proportion to what was:
-        k times the rows, or a k-th of the threads, take k times as long."""
+        k times the rows, or a k-th of the threads, take k times as long. `depth`: tokens before
+        those of prompts."""
         cost = self._cost(num_rows, threads) if num_rows else 0.0
         is_tile = num_rows + num_prompt_tokens >= NUMBERS.tile_rows
-        token = self._token_cost(threads, is_tile) if num_prompt_tokens else 0.0
+        level = level_of(depth)
+        token = self._token_cost(threads, is_tile, level) if num_prompt_tokens else 0.0
         if cost is None or token is None:
             return None
         return (cost + token * num_prompt_tokens) * self._speed.value
 
-    def num_tokens(self, seconds: float, num_rows: int, threads: int) -> int:
+    def num_tokens(self, seconds: float, num_rows: int, threads: int, depth: float = 0) -> int:
         """Prompt tokens that take so long beside so many rows, one at least; a tile where no step
         tells."""
-        small, in_tile = (self._token_cost(threads, is_tile) for is_tile in (False, True))
+        level = level_of(depth)
+        small, in_tile = (self._token_cost(threads, is_tile, level) for is_tile in (False, True))
         if small is None or in_tile is None:
             return NUMBERS.tile_rows
         cost = min(seconds, 1e6) / self._speed.value  # an int, even of infinitely many
@@ -51,18 +59,25 @@ class StepTimes:
         confirmed = self._confirmed.get(num_rows, -NUMBERS.fresh_steps)
         return self._num_steps - confirmed < NUMBERS.fresh_steps
 
-    def observe(self, num_rows: int, num_prompt_tokens: int, threads: int, seconds: float) -> None:
+    def observe(
+        self,
+        num_rows: int,
+        num_prompt_tokens: int,
+        threads: int,
+        seconds: float,
+        depth: float = 0,
+    ) -> None:
         """A step took so many seconds; each of its rows counts, whether sampled from or not."""
         seconds = max(seconds, LEAST_S)
         self._num_steps += 1
-        expected = self.expected(num_rows, num_prompt_tokens, threads)
+        expected = self.expected(num_rows, num_prompt_tokens, threads, depth)
         surprise = NUMBERS.surprise
         odd = expected is not None and not 1 / surprise < seconds / expected < surprise
         if num_prompt_tokens:
             usual_s = self.expected(num_rows, 0, threads) or 0.0
             token_s = max(seconds - usual_s, LEAST_S) / num_prompt_tokens
             is_tile = num_rows + num_prompt_tokens >= NUMBERS.tile_rows
-            self._learn_token((threads, is_tile), token_s, odd)
+            self._learn_token(threads, is_tile, level_of(depth), token_s, odd)
         else:
             self._learn_rows(num_rows, threads, seconds, odd)
 
@@ -88,9 +103,14 @@ class StepTimes:
             curve.scale(1 / share)
         self._speed.value *= share
 
-    def _learn_token(self, key: tuple[int, bool], seconds: float, odd: bool) -> None:
+    def _learn_token(
+        self, threads: int, is_tile: bool, level: int, seconds: float, odd: bool
+    ) -> None:
         cost = seconds / self._speed.value
-        mean = self._tokens.setdefault(key, _Mean(self._token_cost(*key) or cost))
+        first = self._token_cost(threads, is_tile, level) or cost
+        means = self._tokens.setdefault((threads, is_tile), {})
+        odd &= level in means or not means  # what is known of other depths was a guess
+        mean = means.setdefault(level, _Mean(first))
         mean.add(cost, odd)
         if mean.num_odd == NUMBERS.num_surprises - 1:
             self._confirmed.clear()  # is it the machine? A usual step will show
@@ -101,11 +121,25 @@ class StepTimes:
         known = ((count, curve.at(num_rows)) for count, curve in self._curves.items())
         return min((cost * max(1.0, count / threads) for count, cost in known), default=None)
 
-    def _token_cost(self, threads: int, is_tile: bool) -> float | None:
-        if mean := self._tokens.get((threads, is_tile)):
-            return mean.value
-        known = ((count, mean.value) for (count, _), mean in self._tokens.items())
-        return min((cost * max(1.0, count / threads) for count, cost in known), default=None)
+    def _token_cost(self, threads: int, is_tile: bool, level: int) -> float | None:
+        """At a depth that was not seen, it differs from the next one as the other kind's does."""
+        if means := self._tokens.get((threads, is_tile)):
+            near = min(means, key=lambda known: abs(known - level))
+            other = self._tokens.get((threads, not is_tile), {})
+            rise = 1.0
+            if near != level and near in other and level in other:
+                rise = other[level].value / other[near].value
+            return means[near].value * rise
+        known = (
+            mean.value * max(1.0, count / threads)
+            for (count, _), means in self._tokens.items()
+            for mean in means.values()
+        )
+        return min(known, default=None)
+
+
+def level_of(depth: float) -> int:
+    return (int(depth) // LEVEL).bit_length()
 
 
 class _Mean:

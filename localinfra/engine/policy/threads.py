@@ -159,11 +159,18 @@ class ThreadController:
         self._last_step_s = self._clock()
         return self._lanes[is_prefill].threads
 
-    def observe(self, num_rows: int, num_prompt_tokens: int, threads: int, seconds: float) -> None:
+    def observe(
+        self,
+        num_rows: int,
+        num_prompt_tokens: int,
+        threads: int,
+        seconds: float,
+        depth: float = 0,
+    ) -> None:
         """A step took `seconds`. Call this before `StepTimes.observe`, which learns from it."""
 
         def expected(count: int) -> float:
-            return self._times.expected(num_rows, num_prompt_tokens, count) or seconds
+            return self._times.expected(num_rows, num_prompt_tokens, count, depth) or seconds
 
         self._last_step_s = self._clock()
         if len(self._counts) > 1:
