@@ -311,8 +311,9 @@ def smollm2() -> Path:
     return found
 
 
-def run(count: int, seed: int, out: Path, files: list[Path]) -> int:
-    """So many mutants, shared equally among the files and two children of each."""
+def run(count: int, seed: int, out: Path, files: list[Path], first: int) -> int:
+    """So many mutants, shared equally among the files and two children of each; of each file those
+    from number `first` on."""
     counts, faults = Counter[str](), list[str]()
     began, lock = time.monotonic(), threading.Lock()
 
@@ -330,7 +331,7 @@ def run(count: int, seed: int, out: Path, files: list[Path]) -> int:
     reals = [RealFile(path) for path in (files or [smollm2()])]
     each = count // len(reals)
     threads = [
-        threading.Thread(target=work, args=(real, range(half, each, 2)))
+        threading.Thread(target=work, args=(real, range(first + half, first + each, 2)))
         for real in reals
         for half in (0, 1)
     ]
