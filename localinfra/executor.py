@@ -21,6 +21,7 @@ T = TypeVar("T")
 AGEING = 1000  # units of size that a waiting job gains on each later arrival
 LARGE_SHARE = 8  # one in so many queue places may hold a large job: one takes as long as many small
 
+_numbers = itertools.count()  # of jobs that wait, in their order
 _running = threading.local()  # `.job`: the one that this thread runs
 
 
@@ -32,6 +33,58 @@ class _Job:
         self.is_abandoned = False
         self.client = current_client.get()
         self.turn = 0  # if it had to wait
+        self.is_admitted = False  # after that
+
+
+_Row = tuple[int, int, "asyncio.Future[None]", _Job]
+
+
+class _Line:
+    """Jobs that wait, the lowest rank first. Who gives up leaves it at once: if threads hang,
+    nobody comes to clean up. Event loop only."""
+
+    def __init__(self, turns: TurnNumbers):
+        self._turns = turns
+        self._rows: list[_Row] = []  # a heap of (rank, number, future, job)
+
+    @property
+    def clients(self) -> Counter[str]:
+        """Those whose jobs wait."""
+        return Counter(job.client for _, _, place, job in self._rows if not place.done())
+
+    @property
+    def first_rank(self) -> tuple[int, int] | None:
+        return self._rows[0][:2] if self._rows else None
+
+    async def wait(self, job: _Job, size: int = 0) -> None:
+        """Returns once the job is admitted; it may be, too, if this is cancelled just then."""
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        job.turn = self._turns.number(job.client)
+        row = (size + job.turn * AGEING, next(_numbers), place, job)
+        heapq.heappush(self._rows, row)
+        try:
+            await place
+        finally:
+            if not job.is_admitted:
+                self._leave(row)
+
+    def _leave(self, row: _Row) -> None:
+        if row in self._rows:
+            self._rows.remove(row)
+            heapq.heapify(self._rows)
+        client = row[-1].client
+        self._turns.give_up(client, (job.turn for *_, job in self._rows if job.client == client))
+
+    def admit(self) -> _Job | None:
+        """The first one whose caller has not left."""
+        while self._rows:
+            _, _, place, job = heapq.heappop(self._rows)
+            if not place.done():
+                job.is_admitted = True
+                self._turns.begin(job.client, job.turn)
+                place.set_result(None)
+                return job
+        return None
 
 
 def is_abandoned() -> bool:
@@ -74,13 +127,8 @@ class BoundedExecutor:
         self._large_size = large_size
         self._num_running = 0
         self._num_large = 0  # of the running
-        self._turns = TurnNumbers()
-        self._numbers = itertools.count()
-        # is_large → a heap of (rank, number, future, job)
-        self._waiting: dict[bool, list[tuple[int, int, asyncio.Future[None], _Job]]] = {
-            False: [],
-            True: [],
-        }
+        turns = TurnNumbers()
+        self._small, self._large = _Line(turns), _Line(turns)
         self._pool = ThreadPoolExecutor(num_threads, name)
 
     @property
@@ -90,7 +138,7 @@ class BoundedExecutor:
 
     @property
     def num_waiting(self) -> int:
-        return sum(not place.done() for heap in self._waiting.values() for _, _, place, _ in heap)
+        return self._small.clients.total() + self._large.clients.total()
 
     async def run(self, function: Callable[..., T], *arguments: Any, size: int = 0) -> T:
         """Returns the function's result. A cancelled caller leaves the queue; if its function
@@ -123,28 +171,19 @@ class BoundedExecutor:
             return
         if self._is_full(job):
             raise refusal(self._name)
-        place = asyncio.get_running_loop().create_future()
-        job.turn = self._turns.number(job.client)
-        heap = self._waiting[job.is_large]
-        heapq.heappush(heap, (size + job.turn * AGEING, next(self._numbers), place, job))
         try:
-            await place
+            await (self._large if job.is_large else self._small).wait(job, size)
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self._give_place_back(job)  # it had just been handed over
+            if job.is_admitted:  # just before
+                self._give_place_back(job)
             raise
 
     def _is_full(self, job: _Job) -> bool:
-        large = self._clients(self._waiting[True])
+        large = self._large.clients
         most_large = max(1, self._max_waiting // LARGE_SHARE)
         if job.is_large and not has_room(large, job.client, most_large):
             return True
-        waiting = large + self._clients(self._waiting[False])
-        return not has_room(waiting, job.client, self._max_waiting)
-
-    def _clients(self, heap: list[tuple[int, int, asyncio.Future[None], _Job]]) -> Counter[str]:
-        """Those whose jobs are waiting there."""
-        return Counter(job.client for _, _, place, job in heap if not place.done())
+        return not has_room(large + self._small.clients, job.client, self._max_waiting)
 
     def _has_room(self, is_large: bool) -> bool:
         if is_large and self._num_large >= self._num_threads - 1:
@@ -158,18 +197,18 @@ class BoundedExecutor:
     def _give_place_back(self, job: _Job) -> None:
         self._num_running -= 1
         self._num_large -= job.is_large
-        while found := self._next():
-            _, _, place, other = found
-            self._turns.begin(other.client, other.turn)
-            if not place.done():
+        while line := self._next():
+            if other := line.admit():
                 self._start(other)
-                place.set_result(None)
 
-    def _next(self) -> tuple[int, int, asyncio.Future[None], _Job] | None:
-        heaps = [
-            heap for is_large, heap in self._waiting.items() if heap and self._has_room(is_large)
+    def _next(self) -> _Line | None:
+        """The line whose first job may begin, and before that of the other one."""
+        lines = [
+            (rank, line)
+            for line in (self._small, self._large)
+            if (rank := line.first_rank) and self._has_room(line is self._large)
         ]
-        return heapq.heappop(min(heaps)) if heaps else None
+        return min(lines)[1] if lines else None
 
 
 def _run(job: _Job, function: Callable[..., T], *arguments: Any) -> T:
@@ -196,43 +235,31 @@ class DaemonThreads:
         self._name = name
         self._max_waiting = max_waiting
         self._num_free = num_threads
-        self._turns = TurnNumbers()
-        self._numbers = itertools.count()
-        # A heap of (turn, number, future, client).
-        self._waiting: list[tuple[int, int, asyncio.Future[None], str]] = []
+        self._line = _Line(TurnNumbers())
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Returns the function's result. Raises QueueFull if too many wait."""
-        await self._take_place(current_client.get())
+        await self._take_place(_Job(is_large=False))
         work = asyncio.ensure_future(in_daemon_thread(function, *arguments, name=self._name))
         work.add_done_callback(self._leave)
         return await asyncio.shield(work)  # a thread holds its place, also if its caller leaves
 
-    async def _take_place(self, client: str) -> None:
+    async def _take_place(self, job: _Job) -> None:
         if self._num_free:
             self._num_free -= 1
             return
-        waiting = Counter(other for _, _, place, other in self._waiting if not place.done())
-        if not has_room(waiting, client, self._max_waiting):
+        if not has_room(self._line.clients, job.client, self._max_waiting):
             raise refusal(self._name)
-        place = asyncio.get_running_loop().create_future()
-        row = (self._turns.number(client), next(self._numbers), place, client)
-        heapq.heappush(self._waiting, row)
         try:
-            await place
+            await self._line.wait(job)
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self._give_place_back()  # it had just been handed over
+            if job.is_admitted:  # just before
+                self._give_place_back()
             raise
 
     def _give_place_back(self) -> None:
-        while self._waiting:
-            turn, _, place, client = heapq.heappop(self._waiting)
-            self._turns.begin(client, turn)
-            if not place.done():
-                place.set_result(None)
-                return
-        self._num_free += 1
+        if self._line.admit() is None:
+            self._num_free += 1
 
     def _leave(self, work: "asyncio.Future[Any]") -> None:
         self._give_place_back()

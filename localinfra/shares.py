@@ -1,6 +1,7 @@
 """How the places of a queue, and the room of a store, are shared among clients."""
 
 from collections import Counter
+from collections.abc import Iterable
 from contextvars import ContextVar
 
 # The holder of the key of the request that this task works for; set where the key is checked.
@@ -29,9 +30,18 @@ class TurnNumbers:
         return found
 
     def begin(self, client: str, number: int) -> None:
-        """Call it for each job with a number, when it begins or turns out to be given up."""
+        """Call it for each job with a number when it begins."""
         self._now = max(self._now, number)
         if self._last.get(client, 0) <= self._now:
+            self._last.pop(client, None)
+
+    def give_up(self, client: str, others: Iterable[int]) -> None:
+        """Call it for each that won't begin: it costs the client no turn. `others`: the numbers of
+        its jobs that still wait."""
+        last = max(others, default=0)
+        if last > self._now:
+            self._last[client] = last
+        else:
             self._last.pop(client, None)
 
 

@@ -70,7 +70,7 @@ def test_a_place_handed_to_a_cancelled_caller_is_not_lost() -> None:
         first = asyncio.create_task(executor.run(gate.wait))
         waiting = asyncio.create_task(executor.run(lambda: None))
         await asyncio.sleep(0)
-        [(_, _, place, _)] = executor._waiting[False]
+        [(_, _, place, _)] = executor._small._rows
         place.add_done_callback(lambda _: waiting.cancel())  # after the handing over
         gate.set()
         await asyncio.gather(first, waiting, return_exceptions=True)
@@ -150,6 +150,38 @@ def test_clients_take_turns_however_many_jobs_one_of_them_sends(
         gate.set()
         await asyncio.gather(*jobs)
         assert order == [*"abc", *"abc", *"aaaa"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("make", THREADS, ids=["bounded", "daemons"])
+def test_jobs_that_are_given_up_cost_their_client_no_turns(
+    make: Callable[[], BoundedExecutor | DaemonThreads],
+) -> None:
+    """Nor do they stay in memory: what all wait for may hang for ever."""
+
+    async def test() -> None:
+        threads, gate = make(), threading.Event()
+        order: list[str] = []
+
+        def submit(client: str, work: Callable[..., object]) -> "asyncio.Task[object]":
+            current_client.set(client)
+            return asyncio.create_task(threads.run(work, client))
+
+        jobs = [submit("c", lambda _: gate.wait())]
+        jobs += [submit("a", order.append)]
+        for _ in range(50):
+            given_up = submit("a", order.append)
+            await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.gather(given_up, return_exceptions=True)
+        line = threads._line if isinstance(threads, DaemonThreads) else threads._small
+        assert len(line._rows) == 1
+        jobs += [submit(client, order.append) for client in "bbba"]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*jobs)
+        assert order == [*"ab", *"ba", "b"]
 
     run(test())
 

@@ -110,9 +110,17 @@ def check_folder(folder: Path) -> None:
     modules = folder / "modules.json"
     if modules.exists():
         try:
-            types = [str(module["type"]) for module in json.loads(modules.read_text())]
-        except (ValueError, KeyError, TypeError):
+            listed = json.loads(modules.read_text())
+            types = [str(module["type"]) for module in listed]
+            places = [(folder / str(module.get("path", ""))).resolve() for module in listed]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ModelUnavailable(f"{modules} can't be read.", "model") from None
+        if outside := [one for one in places if not one.is_relative_to(folder.resolve())]:
+            raise ModelUnavailable(
+                f"{modules} names files outside of its folder ({outside[0]}), which nobody has "
+                "checked: put them into it.",
+                "model",
+            )
         if foreign := [kind for kind in types if not kind.startswith(OWN_MODULES)]:
             raise ModelUnavailable(
                 f"{folder} needs custom code ({foreign[0]}), which is never run here.", "model"

@@ -88,13 +88,15 @@ class Holders:
     async def refresh(self) -> None:
         """Sees to it that keys made or revoked a second ago are known as such. A file that can't be
         read changes nothing, and is told of in the log."""
-        if self._path is None:
-            return
-        if self._look is None:
-            if self._clock() - self._looked_at_s < LOOK_EVERY_S:
-                return
+        self.look()
+        if self._look is not None:
+            await asyncio.wait([self._look], timeout=LOOK_LIMIT_S)
+
+    def look(self) -> None:
+        """Begins a look at the file, if it is time for one, and waits for nothing."""
+        is_time = self._clock() - self._looked_at_s >= LOOK_EVERY_S
+        if self._path is not None and self._look is None and is_time:
             self._look = asyncio.create_task(self._look_again(self._path))
-        await asyncio.wait([self._look], timeout=LOOK_LIMIT_S)
 
     async def _look_again(self, path: Path) -> None:
         try:

@@ -50,6 +50,23 @@ def test_pickles_that_nobody_reads_are_no_trouble(names: list[str], tmp_path: Pa
     check_folder(tmp_path)
 
 
+@pytest.mark.parametrize("path", ["../other", "2_Dense/../../other", "link", "/other"])
+def test_a_folder_whose_parts_are_elsewhere_is_refused(path: str, tmp_path: Path) -> None:
+    """There may be pickles, too."""
+    folder = tmp_path / "model"
+    put(folder, "model.safetensors", "2_Dense/model.safetensors")
+    put(tmp_path / "other", "pytorch_model.bin")
+    (folder / "link").symlink_to(tmp_path / "other")
+    for place, is_sound in (("2_Dense", True), (path, False)):
+        module = {"path": place, "type": "sentence_transformers.models.Dense"}
+        (folder / "modules.json").write_text(json.dumps([module]))
+        if is_sound:
+            check_folder(folder)
+            continue
+        with pytest.raises(ModelUnavailable, match="outside of its folder"):
+            check_folder(folder)
+
+
 @pytest.mark.parametrize("kind", ["evil.Module", "os.abort", "custom_st.Transformer"])
 def test_a_folder_that_needs_code_of_its_own_is_refused(kind: str, tmp_path: Path) -> None:
     own = {"path": "", "type": "sentence_transformers.models.Transformer"}

@@ -195,3 +195,14 @@ def test_where_only_one_kind_of_step_was_seen_deep_the_other_is_taken_to_rise_as
     assert times.expected(0, 10, 1) == pytest.approx(small), (
         "the next prompt begins as this one did"
     )
+
+
+def test_what_only_other_threads_have_read_costs_what_it_did_for_them_at_that_depth() -> None:
+    times = StepTimes()
+    for depth, seconds in ((0, 1.0), (600, 3.0)) * 30:
+        times.observe(0, 100, 1, 100 * seconds, depth)
+    for threads, is_tile in ((1, False), (2, True), (2, False)):
+        count = 100 if is_tile else 10
+        for depth, seconds in ((0, 1.0), (600, 3.0), (5000, 3.0)):
+            expected = times.expected(0, count, threads, depth)
+            assert expected == pytest.approx(count * seconds, rel=0.01)

@@ -98,6 +98,24 @@ def test_the_file_is_looked_at_once_a_second_at_most(
     assert looks == 1
 
 
+def test_a_look_can_be_begun_by_who_does_not_wait_for_it(path: Path) -> None:
+    put(path, "alice")
+    known = Known(path)
+    put(path, "bob")
+
+    async def ask() -> None:
+        known.look()
+        assert known._look is None, "it is too early"
+        known.clock.now_s += LOOK_EVERY_S
+        known.look()
+        assert known.knows("alice")
+        while not known.knows("bob"):
+            await asyncio.sleep(0.001)
+
+    asyncio.run(ask())
+    assert not known.knows("alice")
+
+
 def test_requests_that_come_during_a_look_wait_for_it(path: Path) -> None:
     put(path, "alice")
     known = Known(path)

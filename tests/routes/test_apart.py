@@ -11,6 +11,7 @@ from named import NamedKeysServer
 from picture_files import file, plain
 
 from localinfra.api.probes import UNTOLD
+from localinfra.keys import holders
 
 HIDDEN = "slow"
 KEYS: dict[str, dict[str, Any]] = {
@@ -111,6 +112,22 @@ def test_health_tells_of_a_broken_model_only_those_who_may_use_it(
         assert reason(stranger) == UNTOLD
     assert reason(bearer("part")) == f"{ECHO}: dead; {UNTOLD}"
     assert reason(bearer("whole")) == f"{ECHO}: dead; {HIDDEN}: at /home/x"
+
+
+def test_who_asks_for_nothing_but_health_has_a_new_key_known_too(
+    server: NamedKeysServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.runtime, "faults", lambda: {ECHO: "dead"})
+    monkeypatch.setattr(holders, "LOOK_EVERY_S", 0.0)
+
+    def reason() -> str:
+        return str(server.client.get("/health", headers=bearer("new")).json()["reason"])
+
+    assert reason() == UNTOLD
+    for keys, expected in ((KEYS | {"new": {}}, f"{ECHO}: dead"), (KEYS, UNTOLD)):
+        server.change(keys)
+        while reason() != expected:
+            pass
 
 
 MANAGING = [

@@ -50,6 +50,18 @@ def test_a_stream_sees_too(seer: EchoServer) -> None:
     assert '"generated_text":"[******]what?"' in reply.text
 
 
+@pytest.mark.parametrize("name", ["image", "images", "images[]"])
+def test_a_form_has_pictures_as_files(seer: EchoServer, name: str) -> None:
+    def asked(*pictures: bytes) -> Any:
+        fields = {"input": "a\n", "temperature": "0"}
+        files = [(name, ("a.png", data, "image/png")) for data in pictures]
+        return seer.client.post("/v1/inference/seer", data=fields, files=files)
+
+    assert said(asked(PICTURE)) == "[******]a"
+    if name != "image":
+        assert said(asked(PICTURE, file(plain(50, 20)))) == f"[******][{10 * '*'}]a"
+
+
 def test_without_pictures_the_mark_is_text(seer: EchoServer) -> None:
     assert said(infer(seer, "a<image>b")) == "a<image>b"
 
@@ -59,6 +71,8 @@ def test_bad_pictures_are_refused_by_their_field(seer: EchoServer) -> None:
     assert "can't be read as an image" in message and param == "images[1]"
     message, param = error_of(infer(seer, "a<image>b<image>", image=SMALL))
     assert "2 times <image>, and there are 1 pictures" in message and param == "input"
+    message, param = error_of(infer(seer, "a", image=SMALL, images=[SMALL] * 256))
+    assert "257 pictures" in message and param == "images"
     message, param = error_of(infer(seer, "a", image="https://example.org/a.png"))
     assert "fetch_images = true" in message and param == "image"
 

@@ -39,8 +39,8 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
     input: str  # may contain control tokens
     max_new_tokens: MaxTokens | None = None
     num_responses: Annotated[int, Meta(ge=1, le=128)] = 1
-    # data URLs of pictures, for models that see; they stand where `<image>` does in `input`, else
-    # before it
+    # data URLs of pictures, or files in a form, for models that see; they stand where `<image>`
+    # does in `input`, else before it
     images: Annotated[list[str], Meta(max_length=MAX_PICTURES)] = msgspec.field(
         default_factory=list
     )
@@ -59,6 +59,10 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
                 "num_responses",
             )
         places, count = self.input.count(PLACE), len(self.links)
+        if count > MAX_PICTURES:
+            raise InvalidRequest(
+                f"image and images are {count} pictures; at most {MAX_PICTURES} are read.", "images"
+            )
         if count and places not in (0, count):
             raise InvalidRequest(
                 f"input has {places} times {PLACE}, and there are {count} pictures: write it once "
@@ -123,7 +127,7 @@ class NativeTokenEvent(msgspec.Struct, frozen=True):
 
 async def infer_text(request: Request, name: str) -> Response:
     timer = Timer()
-    call = await Call.begin_with_form(request, TextBody)
+    call = await Call.begin_with_form(request, TextBody, files=("image", "images"))
     call.body.check()
     if call.body.stream and call.body.links:
         return await call.begun_in_time(begin_text(call, name, timer))

@@ -256,9 +256,10 @@ def json_of(
 
 def field_json(part: FormPart, decoder: msgspec.json.Decoder[Any], may_be_file: bool) -> bytes:
     """The part as JSON if the field takes that, else as a string; if it takes neither, whichever
-    gives the clearer error."""
+    gives the clearer error. A file is the only one of a field that takes a list."""
     if may_be_file and part.is_file:
-        return encode(part.data_url)
+        url = encode(part.data_url)
+        return url if is_json(b'"data:,"', decoder) else b"[%b]" % url
     as_json, as_text = part.data, encode(part.text)
     for candidate in (as_json, as_text):
         if is_json(candidate, decoder):

@@ -166,7 +166,9 @@ class Guard:
 
     def permit_without_key(self, headers: Headers) -> Permit:
         """For open paths: a key still says whose models may be told of; without one, none, if the
-        server asks for keys."""
+        server asks for keys. New keys are known to the next such request: health waits for no
+        disk."""
+        self.access.holders.look()
         holder = self.holder(headers)
         return Permit(models=self.access.holders.permit(holder).models if holder else frozenset())
 

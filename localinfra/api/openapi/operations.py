@@ -264,7 +264,7 @@ OPERATIONS: dict[Handler, Operation] = {
             encoders.RerankBody,
             native_images.ImageBody,
         ),
-        files=("image", "mask"),
+        files=("image", "images", "mask"),
         examples=examples.NATIVE,
         path={"id": examples.NATIVE_MODELS},
         answer=(

@@ -9,6 +9,7 @@ depths up to 256, 512, 1,024 and so on.
 """
 
 from bisect import bisect_left
+from collections.abc import Collection
 from itertools import accumulate
 
 from localinfra.engine.policy.numbers import NUMBERS
@@ -124,18 +125,21 @@ class StepTimes:
     def _token_cost(self, threads: int, is_tile: bool, level: int) -> float | None:
         """At a depth that was not seen, it differs from the next one as the other kind's does."""
         if means := self._tokens.get((threads, is_tile)):
-            near = min(means, key=lambda known: abs(known - level))
+            near = nearest(means, level)
             other = self._tokens.get((threads, not is_tile), {})
             rise = 1.0
             if near != level and near in other and level in other:
                 rise = other[level].value / other[near].value
             return means[near].value * rise
         known = (
-            mean.value * max(1.0, count / threads)
+            means[nearest(means, level)].value * max(1.0, count / threads)
             for (count, _), means in self._tokens.items()
-            for mean in means.values()
         )
         return min(known, default=None)
+
+
+def nearest(levels: Collection[int], level: int) -> int:
+    return min(levels, key=lambda known: abs(known - level))
 
 
 def level_of(depth: float) -> int:
