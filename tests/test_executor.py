@@ -127,17 +127,24 @@ THREADS: list[Callable[[], BoundedExecutor | DaemonThreads]] = [
 ]
 
 
+def submitting(threads: BoundedExecutor | DaemonThreads) -> Callable[..., "asyncio.Task[object]"]:
+    """A function that gives the threads a client's work, which is called with its name."""
+
+    def submit(client: str, work: Callable[[str], object]) -> "asyncio.Task[object]":
+        current_client.set(client)  # tasks begin with a copy of it
+        return asyncio.create_task(threads.run(work, client))
+
+    return submit
+
+
 @pytest.mark.parametrize("make", THREADS, ids=["bounded", "daemons"])
 def test_clients_take_turns_however_many_jobs_one_of_them_sends(
     make: Callable[[], BoundedExecutor | DaemonThreads],
 ) -> None:
     async def test() -> None:
         threads, gate = make(), threading.Event()
+        submit = submitting(threads)
         order: list[str] = []
-
-        def submit(client: str, work: Callable[..., object]) -> "asyncio.Task[object]":
-            current_client.set(client)
-            return asyncio.create_task(threads.run(work, client))
 
         jobs = [submit("a", lambda _: gate.wait())]
         jobs += [submit("a", order.append) for _ in range(6)]
@@ -162,11 +169,8 @@ def test_jobs_that_are_given_up_cost_their_client_no_turns(
 
     async def test() -> None:
         threads, gate = make(), threading.Event()
+        submit = submitting(threads)
         order: list[str] = []
-
-        def submit(client: str, work: Callable[..., object]) -> "asyncio.Task[object]":
-            current_client.set(client)
-            return asyncio.create_task(threads.run(work, client))
 
         jobs = [submit("c", lambda _: gate.wait())]
         jobs += [submit("a", order.append)]

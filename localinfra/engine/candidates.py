@@ -2,8 +2,9 @@
 decide that. So a device need not send whole rows: 128 candidates take 1 KiB, a row of 128k tokens
 512.
 
-What is not among the candidates has a logit of at most the least of theirs. Truncation that ends
-above it is exact; everything else is left to the whole row.
+What is not among the candidates has a logit of at most the least of theirs. So truncation that ends
+above it is exact. Without truncation, the sum of the others bounds how early one of them may arrive
+in the race. Everything else is left to the whole row.
 """
 
 import math

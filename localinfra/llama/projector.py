@@ -103,9 +103,9 @@ class Projector:
         check: Callable[[], None],
         has_company: Callable[[], bool] = lambda: False,
     ) -> tuple[PicturePart, ...]:
-        """Encodes a picture or a sound, which takes from milliseconds to minutes; `check` is called
-        between its parts and may raise to end it, and `has_company` says whether other work runs,
-        which some threads are left to. Raises EncodingFailed."""
+        """Encodes a picture or a sound, which takes from milliseconds to minutes. `check` is called
+        before each part, and may wait, or raise to end it; `has_company` says whether other work
+        runs, which some threads are left to. Raises EncodingFailed."""
         with ExitStack() as held:
             chunks = self._chunks(held, content, is_read=True)
             try:
