@@ -118,6 +118,7 @@ class Bytes:
     bos_text, eos_text = "<s>", "<|im_end|>"
     adds_bos = False
     special_tokens: Mapping[str, int] = SPECIAL
+    control_tokens: Mapping[str, int] = SPECIAL
     grammar_tokens: Mapping[str, int] = SPECIAL
     longest_token = max(map(len, SPECIAL))
 

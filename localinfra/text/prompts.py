@@ -5,7 +5,7 @@ Rendering and tokenizing long prompts is slow, so both run in bounded threads.
 
 import datetime
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -17,6 +17,8 @@ from localinfra.chat.template import ChatTemplate
 from localinfra.engine.pictures import Placed
 from localinfra.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor, is_abandoned
+from localinfra.shares import current_client
+from localinfra.text.known_tokens import KnownTokens
 from localinfra.text.showing import NOTHING_SHOWN, PromptWithPictures, ShownPictures
 from localinfra.text.templates import ModelTemplates
 from localinfra.text.vocabulary import Vocabulary, spelled, text_of
@@ -73,6 +75,7 @@ class Prompts:
         self._vocabulary = vocabulary
         self._templates = templates
         self._context_length = context_length
+        self._known = KnownTokens(vocabulary, [each.source for each in templates.all])
         self._prompting = BoundedExecutor("prompts", MAX_PROMPTING, max_waiting, LARGE_PROMPT)
         self._counting = BoundedExecutor(
             "tokenizing", MAX_COUNTING, MAX_WAITING_COUNTS, LARGE_PROMPT
@@ -144,11 +147,13 @@ class Prompts:
         if len(messages) > self._context_length:  # each has at least one token
             raise ContextLengthExceeded(len(messages), self._context_length, is_exact=False)
         executor = self._counting if is_counted else self._prompting
-        job = (self._render, template, messages, template_kwargs, tools, asks, shown)
+        client = current_client.get()
+        job = (self._render, client, template, messages, template_kwargs, tools, asks, shown)
         return await executor.run(*job, size=size_of(messages))
 
     def _render(
         self,
+        client: str,
         template: ChatTemplate,
         messages: Sequence[Message],
         kwargs: Mapping[str, object],
@@ -173,9 +178,10 @@ class Prompts:
         made = PromptWithPictures(shown)
         for segment in rendered.segments:
             for text in made.texts(segment.text):
-                made.ids += self._ids(
-                    text, deadline, "messages", segment.is_template, add_bos=not made.ids
+                parts = self._known.tokens(
+                    client, text, parse_special=segment.is_template, add_bos=not made.ids
                 )
+                made.ids += self._collected(parts, deadline, "messages")
         made.check_whole(self._name)
         ids = made.ids
         reasoning = template.voice.reasoning
@@ -299,10 +305,16 @@ class Prompts:
         *,
         add_bos: bool = True,
     ) -> list[int]:
+        parts = self._vocabulary.tokens(text, parse_special=parse_special, add_bos=add_bos)
+        return self._collected(parts, deadline, param)
+
+    def _collected(
+        self, parts: Iterable[Iterable[int]], deadline: Deadline, param: str
+    ) -> list[int]:
         """Raises ContextLengthExceeded or InvalidRequest if the time is up."""
         ids: list[int] = []
         try:
-            for part in self._vocabulary.tokens(text, parse_special=parse_special, add_bos=add_bos):
+            for part in parts:
                 ids += part
                 deadline.check()
         except LimitExceeded as error:

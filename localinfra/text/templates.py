@@ -40,5 +40,5 @@ def _compiled(source: str, vocabulary: Vocabulary) -> ChatTemplate:
         source,
         bos_token=vocabulary.bos_text,
         eos_token=vocabulary.eos_text,
-        special_tokens=vocabulary.special_tokens,
+        special_tokens=vocabulary.control_tokens,
     )

@@ -30,6 +30,10 @@ class Vocabulary(Protocol):
         """Text → id of the tokens that `parse_special` recognizes."""
 
     @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """Text → id of the tokens that only `parse_special` recognizes."""
+
+    @property
     def grammar_tokens(self) -> Mapping[str, int]:
         """Text → id of the tokens that a grammar must name by id: it can't match them as text."""
 

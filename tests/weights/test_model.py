@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localinfra.errors import InvalidRequest
-from localinfra.llama import model as model_module
-from localinfra.llama import windows
+from localinfra.llama import vocabulary, windows
 from localinfra.llama.model import Model
 
 
@@ -49,7 +48,7 @@ def test_a_text_cut_in_parts_gives_the_same_tokens(model: Model, words: list[str
     for parse_special in (True, False):
         whole = model.tokenize(text, parse_special=parse_special, add_bos=True)
         with pytest.MonkeyPatch.context() as patch:
-            for module in (model_module, windows):
+            for module in (vocabulary, windows):
                 patch.setattr(module, "WINDOW", 60)
             cut = model.tokenize(text, parse_special=parse_special, add_bos=True)
         assert cut == whole

@@ -1,0 +1,121 @@
+"""The tokens of texts that were tokenized before: a conversation's next turn repeats them all.
+
+A prompt is cut before the control tokens that its template begins messages with. What stands on one
+side of such a token does not change the tokens on the other, so each part is kept by itself, and
+the parts stay the same as a conversation grows.
+"""
+
+import functools
+import hashlib
+import re
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from localinfra.shares import Holdings
+from localinfra.text.vocabulary import Vocabulary
+
+LEAST = 512  # characters of a part that is not the last one
+MAX_KEPT = 2_000_000  # tokens, of 4 bytes; the oldest of who has most are dropped first
+OVERHEAD = 100  # tokens, for a part that has none
+
+AROUND = ("a \n", " a")  # a token that strips blanks or adds one shows it between these
+
+
+class Passage(NamedTuple):
+    text: str
+    parse_special: bool
+    add_bos: bool
+
+    @property
+    def key(self) -> bytes:
+        flags = bytes((self.parse_special, self.add_bos))
+        text = self.text.encode("utf-8", "surrogatepass")  # what is not valid has no tokens
+        return hashlib.blake2b(text, digest_size=16, salt=flags).digest()
+
+
+class KnownTokens:
+    """Of one vocabulary. Each client's are its own, so that none can tell from the time an answer
+    takes what others have sent. Any thread."""
+
+    def __init__(self, vocabulary: Vocabulary, templates: Collection[str]):
+        """`templates`: the sources of those that make the prompts."""
+        self._vocabulary = vocabulary
+        self._templates = templates
+        self._kept: dict[str, OrderedDict[bytes, array[int]]] = {}  # by client
+        self._held = Holdings()
+        self._lock = threading.Lock()
+
+    def tokens(
+        self, client: str, text: str, *, parse_special: bool, add_bos: bool
+    ) -> Iterator[Iterable[int]]:
+        """`Vocabulary.tokens`. What was kept comes in parts of any length."""
+        for passage in self._passages(text, parse_special, add_bos):
+            kept = self._get(client, passage.key)
+            if kept is not None:
+                yield kept
+                continue
+            ids = array("i")
+            for part in self._vocabulary.tokens(
+                passage.text, parse_special=parse_special, add_bos=passage.add_bos
+            ):
+                ids.extend(part)
+                yield part
+            self._put(client, passage.key, ids)
+
+    def _passages(self, text: str, parse_special: bool, add_bos: bool) -> Iterator[Passage]:
+        start = 0
+        borders = self._borders.finditer(text, LEAST) if parse_special else ()
+        for border in borders:
+            if border.start() >= start + LEAST:
+                yield Passage(text[start : border.start()], parse_special, add_bos and not start)
+                start = border.start()
+        yield Passage(text[start:], parse_special, add_bos and not start)
+
+    @functools.cached_property
+    def _borders(self) -> re.Pattern[str]:
+        control = self._vocabulary.control_tokens
+        marks = [mark for mark in control if any(mark in source for source in self._templates)]
+        marks = [mark for mark in marks if self._separates(mark)]
+        return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
+
+    def _separates(self, mark: str) -> bool:
+        """Whether the tokens of a text are those of its parts before and from this token on."""
+        matched = {*self._vocabulary.control_tokens, *self._vocabulary.special_tokens}
+        # Where another one overlaps it, that may be the one that is matched.
+        if any(mark[0] in other[1:] or other[0] in mark[1:] for other in matched):
+            return False
+        before, after = AROUND
+
+        def ids(text: str, add_bos: bool) -> list[int]:
+            parts = self._vocabulary.tokens(text, parse_special=True, add_bos=add_bos)
+            return [token for part in parts for token in part]
+
+        whole = ids(before + mark + after, True)
+        return whole == ids(before, True) + ids(mark + after, False)
+
+    def _get(self, client: str, key: bytes) -> "array[int] | None":
+        with self._lock:
+            own = self._kept.get(client)
+            if own is None or key not in own:
+                return None
+            own.move_to_end(key)
+            return own[key]
+
+    def _put(self, client: str, key: bytes, ids: "array[int]") -> None:
+        with self._lock:
+            own = self._kept.setdefault(client, OrderedDict())
+            if key not in own:
+                self._held.add(client, len(ids) + OVERHEAD)
+            own[key] = ids
+            while self._held.total > MAX_KEPT:
+                self._drop_from(self._held.greediest)
+
+    def _drop_from(self, client: str) -> None:
+        own = self._kept[client]
+        _, oldest = own.popitem(last=False)
+        self._held.add(client, -len(oldest) - OVERHEAD)
+        if not own:
+            del self._kept[client]
