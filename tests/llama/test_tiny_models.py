@@ -250,7 +250,7 @@ def test_a_model_still_tokenizes_after_its_engine_has_ended(tmp_path: Path) -> N
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     model = load_text_model("tiny", entry(path), 8)
     model.close()
-    [ids] = model.vocabulary.tokens("hello", parse_special=True, add_bos=True)
+    *_, ids = model.vocabulary.tokens("hello", parse_special=True, add_bos=True)
     assert b"".join(map(model.token_bytes, ids))
 
 
