@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from client_env import Environment
-from live import LiveServer
+from live import Served
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
@@ -41,7 +41,7 @@ console.log(JSON.stringify(reply.data.map((item) => item.embedding)));
 
 
 @pytest.fixture(scope="module")
-def expected(server: LiveServer) -> list[list[float]]:
+def expected(server: Served) -> list[list[float]]:
     """What curl gets."""
     body = json.dumps({"model": "minilm", "input": TEXTS})
     command = ["curl", "-sS", f"{server.url}/v1/embeddings", "-d", body]
@@ -56,7 +56,7 @@ def check(output: str, expected: list[list[float]]) -> None:
 
 @pytest.mark.parametrize("numpy", [[], ["numpy"]], ids=["floats", "base64"])
 def test_openai_for_python(
-    server: LiveServer,
+    server: Served,
     expected: list[list[float]],
     python: Callable[..., Environment],
     numpy: list[str],
@@ -66,7 +66,7 @@ def test_openai_for_python(
 
 
 def test_langchain_with_its_defaults(
-    server: LiveServer,
+    server: Served,
     expected: list[list[float]],
     python: Callable[..., Environment],
     tmp_path: Path,
@@ -82,7 +82,7 @@ def test_langchain_with_its_defaults(
 
 
 def test_openai_for_node(
-    server: LiveServer, expected: list[list[float]], node: Callable[..., Environment]
+    server: Served, expected: list[list[float]], node: Callable[..., Environment]
 ) -> None:
     url, texts = json.dumps(f"{server.url}/v1"), json.dumps(TEXTS)
     check(node("openai").run(NODE.format(url=url, texts=texts)), expected)

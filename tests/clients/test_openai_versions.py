@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from client_env import Environment
-from live import LiveServer
+from live import Served
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -62,7 +62,7 @@ assert "<|im_end|>" not in str(text)
     ],
 )
 def test_clients_since_version_1(
-    server: LiveServer,
+    server: Served,
     python: Callable[..., Environment],
     name: str,
     path: str,
@@ -97,7 +97,7 @@ print(len(seen), "events, each once")
 """
 
 
-def test_a_broken_stream_is_resumed(server: LiveServer, python: Callable[..., Environment]) -> None:
+def test_a_broken_stream_is_resumed(server: Served, python: Callable[..., Environment]) -> None:
     model = "HuggingFaceTB/SmolLM2-135M-Instruct"
     out = python(*CLIENTS["new"]).run(RESUMED.format(base=server.url + "/v1", model=model))
     assert "events, each once" in out
@@ -127,7 +127,7 @@ except openai.error.InvalidRequestError as error:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_clients_before_version_1(
-    server: LiveServer, python: Callable[..., Environment], stream: bool
+    server: Served, python: Callable[..., Environment], stream: bool
 ) -> None:
     program = LEGACY.format(
         base=server.url + "/v1/openai", model="HuggingFaceTB/SmolLM2-135M-Instruct", stream=stream
@@ -137,7 +137,7 @@ def test_clients_before_version_1(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_curl(server: LiveServer, stream: bool) -> None:
+def test_curl(server: Served, stream: bool) -> None:
     body = {
         "model": "codellama/CodeLlama-70b-Instruct-hf", "stream": stream, "max_tokens": 10,
         "messages": [{"role": "user", "content": "Good morning!"}],
