@@ -114,7 +114,7 @@ class RayServer:
             self.port: int = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.path = folder / "models.toml"
-        self.path.write_text(models.replace("PORT", str(self.port)))
+        self.path.write_text(models.replace("PORT", str(self.port), 1))
         self.gate = folder / "gate"
         self._log_path = folder / "log"
         self._log = self._log_path.open("wb")

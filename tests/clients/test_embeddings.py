@@ -65,17 +65,25 @@ def test_openai_for_python(
     check(python("openai", *numpy).run(program), expected)
 
 
+@pytest.fixture(scope="session")
+def vocabulary(
+    python: Callable[..., Environment], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The file that tiktoken would download: litellm's package carries the same one."""
+    folder = tmp_path_factory.mktemp("litellm")
+    install = [python("langchain-openai").executable, "-m", "pip", "install", "-q", "--no-deps"]
+    subprocess.run([*install, "--target", folder, "litellm"], check=True)
+    [found] = folder.glob("**/9b5ad71b2ce5302211f9c61530b329a4922fc6a4")
+    return found
+
+
 def test_langchain_with_its_defaults(
     server: Served,
     expected: list[list[float]],
     python: Callable[..., Environment],
-    tmp_path: Path,
+    vocabulary: Path,
 ) -> None:
     langchain = python("langchain-openai")
-    # tiktoken would download its vocabulary; litellm's package carries the same file.
-    install = [langchain.executable, "-m", "pip", "install", "-q", "--no-deps"]
-    subprocess.run([*install, "--target", tmp_path, "litellm"], check=True)
-    [vocabulary] = tmp_path.glob("**/9b5ad71b2ce5302211f9c61530b329a4922fc6a4")
     program = LANGCHAIN.format(url=f"{server.url}/v1", texts=TEXTS)
     output = langchain.run(program, TIKTOKEN_CACHE_DIR=str(vocabulary.parent))
     check(output, expected)

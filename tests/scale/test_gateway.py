@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -172,8 +173,12 @@ def test_pictures_without_a_models_name_are_painted_by_the_image_models_group(
     try:
         reply = scaled.client.post("/v1/images/generations", json={"prompt": "a river"})
         assert reply.status_code == 503 and "flux" in reply.json()["error"]["message"]
-        form = {"files": {"image": b"\x89PNG" + bytes(100_000)}, "data": {"prompt": "a river"}}
-        assert scaled.client.post("/v1/images/edits", **form).status_code >= 400
+        reply = scaled.client.post(
+            "/v1/images/edits",
+            files={"image": b"\x89PNG" + bytes(100_000)},
+            data={"prompt": "a river"},
+        )
+        assert reply.status_code >= 400
         assert scaled.fleet.answered == ["art0", "art0"]
     finally:
         scaled.close()
@@ -181,9 +186,9 @@ def test_pictures_without_a_models_name_are_painted_by_the_image_models_group(
 
 def test_a_websocket_is_refused_so_that_clients_fall_back_to_http() -> None:
     """Behind a proxy that speaks it, as Ray's does."""
-    sent: list[dict[str, object]] = []
+    sent: list[dict[str, Any]] = []
 
-    async def send(message: MutableMapping[str, object]) -> None:
+    async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(dict(message))
 
     async def receive() -> dict[str, object]:
