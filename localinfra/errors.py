@@ -129,6 +129,11 @@ class UpgradeRequired(ApiError):
 
     status, type, code = 426, "invalid_request_error", "unsupported_protocol"
 
+    def __init__(self) -> None:
+        super().__init__(
+            "This server does not support WebSocket: use HTTP, with `stream: true` to stream."
+        )
+
 
 class HeadersTooLarge(ApiError):
     status, type, code = 431, "invalid_request_error", "headers_too_large"

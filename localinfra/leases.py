@@ -64,12 +64,8 @@ class Leases:
         return await self.get(RERANK, name, route)
 
     async def image(self, name: str | None, default: str, route: str) -> "ImageModel":
-        """Without a name: the default, or the first image model if that is not served."""
-        catalog = self.catalog
         if name is None:
-            entries = catalog.entries.items()
-            images = (name for name, entry in entries if isinstance(entry, IMAGE.entry))
-            name = default if default in catalog.names_by_id else next(images, default)
+            name = self.catalog.image_model(default)
         return await self.get(IMAGE, name, route)
 
     def release(self) -> None:

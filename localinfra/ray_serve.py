@@ -56,7 +56,9 @@ GATEWAY = "gateway"
 # Requests wait in the engines, which refuse more than `max_queue` of each model; Serve's own limit
 # is only to be beyond that.
 MOST_ONGOING = 100_000
-HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 10.0, 30.0
+# Three checks in a row without an answer end a replica. Its loop never blocks, but a machine that
+# swaps may hold it up.
+HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 10.0, 20.0
 DRAIN_LOOK_S = 0.5  # between two looks whether a replica that shall end still answers
 CLOSE_S = 30.0  # to free models, after that
 RUNTIME = "localinfra.runtime:Runtime"
@@ -174,14 +176,13 @@ class EngineReplica:
     async def __init__(self, config: Config, group: str, runtime_path: str):  # type: ignore[misc]
         """Serve awaits it. The replica gets requests from then on: with its `preload` models
         loaded."""
-        self._trouble = ""  # for which only a new process helps
         logs.configure(config.server.log_level, config.server.log_format)
         self._origin = origin = GroupOrigin(config, group)
         settings, catalog = await asyncio.to_thread(origin.read)
         module, _, name = runtime_path.partition(":")
         kind: type[Runtime] = getattr(importlib.import_module(module), name)
         self._runtime = runtime = kind(settings, catalog, origin)
-        runtime.safeguard.supervise(self._give_up)
+        runtime.safeguard.supervise(give_up)
         ledger = Ledger(default_path() if settings.keep_costs else None)
         self._hosted = HostedApp(create_app(runtime, ledger, is_vouched_for=True))
         await self._hosted.start()
@@ -195,10 +196,6 @@ class EngineReplica:
         if self._origin.take(unpacked(packed)):
             await self._runtime.reload()
 
-    def _give_up(self, reason: str) -> None:
-        """Any thread."""
-        self._trouble = reason
-
     async def answer(self, request: Forwarded, replica: str | None = None) -> Batches:
         """`replica`: for `NamedRouter`."""
         async with contextlib.aclosing(self._hosted.answer(request)) as batches:
@@ -209,14 +206,21 @@ class EngineReplica:
         return self._hosted.knows(caller, ids)
 
     async def check_health(self) -> None:
-        """Serve starts another replica in place of one that raises. Broken models are no reason:
-        the runtime loads them again by itself."""
-        if self._trouble:
-            raise RuntimeError(self._trouble)
+        """Serve kills and replaces a replica that does not answer this: it is stopped, or something
+        holds its loop up. Broken models are no reason: the runtime loads them again by itself."""
 
     async def __del__(self) -> None:
         """Serve awaits it, once running answers have ended or their deadline is over."""
         await self._hosted.close()
+
+
+def give_up(reason: str) -> None:
+    """Ends this process, for a trouble that no thread of it can mend. Any thread. At once: requests
+    whose answer has not begun are asked of another replica as soon as this one is gone, whereas
+    Serve would go on for half a minute to send it more."""
+    logger.error("the replica ends, and another one takes its place: %s", reason)
+    logging.shutdown()
+    os._exit(1)
 
 
 # --- Deploying ----------------------------------------------------------------------------------
@@ -228,9 +232,12 @@ def deployment_name(group: str) -> str:
 
 def join(address: str | None) -> None:
     """Joins a cluster, or starts one on this machine: it ends with this process. The one who starts
-    a cluster decides whether its ports ask for a token; who has one shows it."""
+    a cluster decides whether its ports ask for a token; who has one shows it. Raises RuntimeError
+    or ConnectionError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
     os.environ.setdefault("RAY_worker_niceness", "0")  # by default, all other programs come first
+    # Or a replica that answers nothing would have its GPU for as long as answers may take to end.
+    os.environ.setdefault("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
     if address is None:
         options["include_dashboard"] = False
@@ -238,7 +245,14 @@ def join(address: str | None) -> None:
         # Ray itself does so for `auto` alone. It warns if there is none.
         authentication_token_setup.maybe_enable_token_auth_if_token_available()
     # Without an address, Ray would join any cluster that this machine has started.
-    ray.init(address=address or "local", **options)
+    try:
+        ray.init(address=address or "local", **options)
+    except (RuntimeError, ConnectionError, ValueError):
+        raise
+    except Exception as error:  # a plain one, where its processes took longer than its 30 s
+        raise RuntimeError(
+            f"{error} Is this machine busy, or its memory full? What was started ends by itself."
+        ) from error
 
 
 def listening() -> dict[str, Any]:
@@ -375,6 +389,10 @@ def stop() -> bool:
 
 
 def end() -> None:
-    """Ends the cluster that this process has started."""
-    serve.shutdown()
-    ray.shutdown()
+    """Ends the cluster that this process has started. Running answers may go on for 30 s, as Serve
+    has it, or until this is interrupted."""
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            serve.shutdown()
+    finally:
+        ray.shutdown()

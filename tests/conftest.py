@@ -6,10 +6,15 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from ray_process import RayServer
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -56,3 +61,19 @@ def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from image_pipeline import make_tiny_flux
 
     return make_tiny_flux(tmp_path_factory.mktemp("pipeline") / "flux")
+
+
+@pytest.fixture(scope="session")
+def ray_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["RayServer"]:
+    """One Ray of this machine for all tests, which takes half a minute to start."""
+    if find_spec("ray") is None:
+        pytest.skip("needs Ray: pip install 'localinfra[ray]'")
+    from ray_process import MODELS, RayServer
+
+    folder = tmp_path_factory.mktemp("ray")
+    (folder / "flux").symlink_to(request.getfixturevalue("tiny_flux"))
+    server = RayServer(folder, MODELS)
+    yield server
+    server.close()

@@ -67,7 +67,15 @@ THINKER = """{% for message in messages %}<|im_start|>{{ message.role }}
 
 ECHO = "tests/echo"
 SENSES = {"seer.gguf": ("see",), "listener.gguf": ("hear",), "omni.gguf": ("see", "hear")}
-FILES = ("echo.gguf", "filler.gguf", "slow.gguf", *SENSES)
+FILES = (
+    "echo.gguf",
+    "filler.gguf",
+    "slow.gguf",
+    "agent.gguf",
+    "fragile.gguf",
+    "gated.gguf",
+    *SENSES,
+)
 SLOW_STEP_S = 0.005
 CATALOGUE = f"""
 [model."{ECHO}"]
@@ -302,7 +310,10 @@ class EchoEncoder:
 class EchoRuntime(Runtime):
     """Loads the text models whose files are those of an echo; others as ever."""
 
-    backend_kind = EchoBackend
+    backend_kind: type[EchoBackend] = EchoBackend
+
+    def backend_of(self, file: str) -> type[EchoBackend]:
+        return self.backend_kind
 
     def _load_kind(self, name: str, entry: ModelEntry, plan: LoadPlan) -> LoadedModel:
         path = entry.source.find()
@@ -312,7 +323,8 @@ class EchoRuntime(Runtime):
         templates = compile_templates(entry.chat_template or CHATML, None, vocabulary)
         assert not templates.errors
         step_s = SLOW_STEP_S if path.name == "slow.gguf" else 0.0
-        backend = self.backend_kind(entry.context_length or 4096, entry.sequences, step_s)
+        kind = self.backend_of(path.name)
+        backend = kind(entry.context_length or 4096, entry.sequences, step_s)
         max_waiting = self.settings.max_queue
         senses = SENSES.get(path.name, ()) if entry.vision else ()
         encoder = EchoEncoder(sees="see" in senses, hears="hear" in senses) if senses else None

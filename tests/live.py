@@ -1,7 +1,7 @@
 """A real server over the real SmolLM2."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 from application import Application
@@ -74,12 +74,31 @@ kind = "embedding"
 source = "hf:owner/vectors"
 """
 
+# To be a folder beside the file: see `tiny_flux` in conftest.py.
+FLUX = """
+[model."black-forest-labs/FLUX.1-schnell"]
+kind = "image"
+source = "flux"
+default_size = 64
+aliases = ["black-forest-labs/FLUX-1-schnell", "stability-ai/sdxl"]
+"""
+
 
 def package_folder(package: str) -> Path:
     """The folder inside an installed package, named as in models.toml."""
     found = parse_source(f"package:{package}", Path()).find()
     assert found, f"{package} is not installed"
     return found
+
+
+class Served(Protocol):
+    """These models, by one process or by many."""
+
+    url: str
+
+    def post(self, path: str, body: Any) -> httpx2.Response: ...
+
+    def wait_until_idle(self) -> None: ...
 
 
 class LiveServer(Application):

@@ -1,12 +1,17 @@
-"""An echo whose slow models take long for a step, as those that another device computes."""
+"""Echoes that take long for a step, as models do that another device computes."""
 
+import os
 import time
+from pathlib import Path
 
-from echo import EchoBackend, EchoRuntime
+from echo import EchoBackend
 
 from localinfra.engine.backend import Batch
 
 LONG_STEP_S = 0.05  # far more than what this machine's processor does for a step, busy as it may be
+
+GATE = "LOCALINFRA_TESTS_GATE"  # an environment variable with a path
+GATED_STEP_S = 0.5  # a long answer takes a quarter of an hour
 
 
 class PacedBackend(EchoBackend):
@@ -16,5 +21,10 @@ class PacedBackend(EchoBackend):
         super().decode(batch)
 
 
-class PacedRuntime(EchoRuntime):
-    backend_kind = PacedBackend
+class GatedBackend(EchoBackend):
+    """Takes its time while there is a file at this place, of any process."""
+
+    def decode(self, batch: Batch) -> None:
+        if Path(os.environ[GATE]).exists():
+            time.sleep(GATED_STEP_S)
+        super().decode(batch)

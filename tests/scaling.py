@@ -1,5 +1,6 @@
 """A gateway and its replicas in one process: each replica is a whole application of echo models."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ class LocalFleet:
         self.hosted = hosted
         self.killed: set[str] = set()
         self.cut: set[str] = set()
+        self.stopped: set[str] = set()  # their processes: they say nothing, and nobody knows
         self.answered: list[str] = []  # the replicas that were asked, in order
 
     def replicas(self, group: str) -> Mapping[str, int]:
@@ -47,6 +49,8 @@ class LocalFleet:
         self.answered.append(name)
         if name in self.killed:
             raise ReplicaLost("killed")
+        if name in self.stopped:
+            await asyncio.Event().wait()
         async with contextlib.aclosing(self.hosted[group][name].answer(request)) as batches:
             async for batch in batches:
                 yield batch
@@ -56,6 +60,8 @@ class LocalFleet:
     async def knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
         if replica in self.killed:
             raise ReplicaLost("killed")
+        if replica in self.stopped:
+            await asyncio.Event().wait()
         return self.hosted[group][replica].knows(caller, ids)
 
 

@@ -80,6 +80,7 @@ def ray(
             serve_until_signal(
                 lambda: ray_serve.deploy(staying(read(path, given), ray_serve.listening(), {}))
             )
+            click.echo("Running answers may go on for half a minute. Press Ctrl-C to end at once.")
     finally:
         if is_own:
             ray_serve.end()
@@ -166,12 +167,13 @@ def refusing() -> Iterator[None]:
     """Ray's own errors in one line."""
     try:
         yield
-    except (RuntimeError, ConnectionError, ValueError) as error:
+    except (RuntimeError, ConnectionError, TimeoutError, ValueError) as error:
         raise ConfigError(f"Ray: {error}") from None
 
 
 def serve_until_signal(deploy: Callable[[], None]) -> None:
-    """Until SIGINT or SIGTERM. SIGHUP deploys again; what is wrong then changes nothing."""
+    """Until SIGINT or SIGTERM; from then on, another one is a KeyboardInterrupt. SIGHUP deploys
+    again; what is wrong then changes nothing."""
     came: queue.SimpleQueue[int] = queue.SimpleQueue()
     listened = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     for number in listened:
@@ -185,6 +187,8 @@ def serve_until_signal(deploy: Callable[[], None]) -> None:
             logger.error("all stays as it was: %s", error)
         else:
             logger.info("models.toml was read again, and replicas that it changes were replaced")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # raises KeyboardInterrupt
 
 
 def next_of(came: "queue.SimpleQueue[int]") -> int:

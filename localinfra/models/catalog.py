@@ -13,7 +13,7 @@ import msgspec
 from localinfra.config.settings import Config, read_text
 from localinfra.config.tables import close_matches, decode, either, suggestion, toml
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
-from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
+from localinfra.models.entries import KINDS, ImageModelEntry, ModelEntry, TextModelEntry
 from localinfra.models.found import FoundModel, given_models, in_folder, pulled, with_found
 from localinfra.models.names import Name
 from localinfra.models.sampling import SamplingSettings
@@ -93,6 +93,12 @@ class Catalog:
         if not isinstance(entry, kind):
             raise misplaced(found, entry, route)
         return found, entry
+
+    def image_model(self, default: str) -> str:
+        """What requests mean that name none: the default, or the first image model if that is not
+        served."""
+        images = (n for n, entry in self.entries.items() if isinstance(entry, ImageModelEntry))
+        return default if default in self.names_by_id else next(images, default)
 
     def sampling(self, name: str) -> SamplingSettings:
         """The sampling defaults of a text model; none if no text model answers to the name."""

@@ -25,11 +25,14 @@ from localinfra.api.http.limiting import Limiting
 from localinfra.api.http.paths import CanonicalPaths
 from localinfra.api.http.sse import until_disconnect
 from localinfra.api.http.state import RequestState
+from localinfra.api.openai.images import DEFAULT_MODEL
+from localinfra.api.tokens import only_text_model
 from localinfra.config.settings import ServerSettings
-from localinfra.errors import ModelUnavailable
+from localinfra.errors import ApiError, ModelUnavailable
 from localinfra.keys.holders import Holders
 from localinfra.logs import about
 from localinfra.models.catalog import Catalog
+from localinfra.models.entries import ImageModelEntry, TextModelEntry
 from localinfra.scale.asked import Asked, Reach, asked_for
 from localinfra.scale.forwarded import USED, Fleet, Forwarded, ReplicaLost, is_last
 from localinfra.scale.groups import Groups
@@ -43,6 +46,9 @@ logger = logging.getLogger(__name__)
 MAX_TRIES = 2
 INLINE_BYTES = 256 << 10  # of a body, read in 1 ms
 MOST_OWNERS = 10_000  # of things kept by a replica, remembered
+# For what a replica answers within milliseconds, such as its metrics: one that has stopped, and
+# that nobody has noticed yet, must not hold up the answers of all.
+LOOK_S = 15.0
 
 
 def create_gateway(
@@ -101,11 +107,13 @@ class Gateway:
         """Cancelled if the client leaves."""
         request = Forwarded.of(scope, body)
         seed = "" if self._shares_prefixes else request.caller
-        given = request.method, request.path, body, seed
+        given = request.method, request.path, body, seed, request.query
         if len(body) <= INLINE_BYTES:
             asked = asked_for(*given)
         else:
             asked = await asyncio.to_thread(asked_for, *given)
+        if asked.model is None:
+            asked = replace(asked, model=self._own_model(asked, request.models))
         if asked.reach is not Reach.ONE:
             await self._answer_together(request, asked, answer)
             return
@@ -126,6 +134,17 @@ class Gateway:
                 failed.append(replica or "")
                 owner = None
         raise died()
+
+    def _own_model(self, asked: Asked, models: frozenset[str] | None) -> str | None:
+        """The one that a request means which names none; None if a replica is to say that it must.
+        `models`: those that its key may use."""
+        known = self._catalog.only(models)
+        if asked.kind is ImageModelEntry:
+            return known.image_model(DEFAULT_MODEL)
+        if asked.kind is TextModelEntry:
+            with contextlib.suppress(ApiError):
+                return only_text_model(known)
+        return None
 
     def _count(self, scope: Scope, asked: Asked) -> None:
         """Counts the request for its key's limits, unless the key may not use the model. A model
@@ -160,7 +179,8 @@ class Gateway:
                         await answer.pass_on(message)
 
     async def _owner(self, caller: str, ids: Collection[str]) -> tuple[str, str] | None:
-        """The group and replica that keep one of these. Asks all replicas, once for each id."""
+        """The group and replica that keep one of these. Asks all replicas, once for each id. Raises
+        ModelUnavailable."""
         everywhere = [
             (group, replica)
             for group in self._groups.tables
@@ -169,8 +189,7 @@ class Gateway:
         for id in ids:
             if (known := self._owners.get((caller, id))) and known in everywhere:
                 return known
-        found = await asyncio.gather(*(self._knows(*place, caller, ids) for place in everywhere))
-        owner = next((place for place, knows in zip(everywhere, found, strict=True) if knows), None)
+        owner = await self._found(everywhere, caller, ids)
         if owner:
             for id in ids:
                 self._owners[caller, id] = owner
@@ -178,11 +197,36 @@ class Gateway:
                 self._owners.popitem(last=False)
         return owner
 
-    async def _knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
+    async def _found(
+        self, places: Collection[tuple[str, str]], caller: str, ids: Collection[str]
+    ) -> tuple[str, str] | None:
+        """The first one to say that it keeps one of these. Raises ModelUnavailable if none does and
+        one says nothing."""
+        looks = [asyncio.ensure_future(self._look(place, caller, ids)) for place in places]
+        is_silent = False
         try:
-            return await self._fleet.knows(group, replica, caller, ids)
+            for look in asyncio.as_completed(looks):
+                try:
+                    if place := await look:
+                        return place
+                except TimeoutError:
+                    is_silent = True
+        finally:
+            for each in looks:
+                each.cancel()
+        if is_silent:
+            raise silent()
+        return None
+
+    async def _look(
+        self, place: tuple[str, str], caller: str, ids: Collection[str]
+    ) -> tuple[str, str] | None:
+        """Raises TimeoutError."""
+        try:
+            async with asyncio.timeout(LOOK_S):
+                return place if await self._fleet.knows(*place, caller, ids) else None
         except ReplicaLost:
-            return False
+            return None
 
     # --- Several replicas -----------------------------------------------------------------------
 
@@ -215,18 +259,22 @@ class Gateway:
         return found or [(groups[0] if is_group else self._groups.home, None)]
 
     async def _reply(self, group: str, replica: str | None, request: Forwarded) -> Reply | None:
-        """The whole answer; None if the replica died."""
+        """The whole answer; None if the replica died, or takes long for what is at hand."""
         status, headers, parts = 500, [], []
+        is_look = request.method == "GET" and replica is not None  # None may have to start
+        limit = asyncio.timeout(LOOK_S if is_look else None)
+        batches = self._fleet.answer(group, replica, request)
         try:
-            async with contextlib.aclosing(self._fleet.answer(group, replica, request)) as batches:
+            async with limit, contextlib.aclosing(batches):
                 async for batch in batches:
                     for message in batch:
                         if message["type"] == "http.response.start":
                             status, headers = message["status"], message["headers"]
                         elif message["type"] == "http.response.body":
                             parts.append(message.get("body", b""))
-        except ReplicaLost as lost:
-            logger.warning("replica %s: %s", replica or group, lost, extra=about(request.id))
+        except (ReplicaLost, TimeoutError) as lost:
+            reason = str(lost) or f"no answer within {LOOK_S:g} s"
+            logger.warning("replica %s: %s", replica or group, reason, extra=about(request.id))
             return None
         return Reply(group, replica or group, status, list(headers), b"".join(parts))
 
@@ -274,6 +322,13 @@ def died() -> ModelUnavailable:
     return ModelUnavailable(
         "The process that worked at this request has died, and another one takes its place: send "
         "the request again."
+    )
+
+
+def silent() -> ModelUnavailable:
+    return ModelUnavailable(
+        "This may be kept by a process that does not answer at the moment: send the request again "
+        "in a minute. If that process is replaced, what it kept is lost."
     )
 
 

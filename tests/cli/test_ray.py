@@ -94,6 +94,8 @@ def test_sighup_deploys_again_and_sigterm_ends_it(
     serve_until_signal(deploy)
     thread.join()
     assert len(deployed) == 2
+    with pytest.raises(KeyboardInterrupt):  # while it ends: at once
+        signal.raise_signal(signal.SIGINT)
     assert "all stays as it was: models.toml: wrong" in caplog.text
 
 

@@ -1,22 +1,35 @@
-"""The server and the clients' environments, each made once for all tests of this folder."""
+"""The servers and the clients' environments, each made once for all tests of this folder.
+
+All but some of the agents' run with one process and, where Ray is installed, with two replicas on a
+Ray of this machine.
+"""
 
 import functools
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from client_env import Environment, node_environment, python_environment
-from live import CATALOGUE, LiveServer
+from client_env import ALSO_ON_RAY, Environment, node_environment, python_environment
+from live import CATALOGUE, FLUX, LiveServer, Served
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    path = tmp_path_factory.mktemp("models") / "models.toml"
-    (path.parent / "damaged.gguf").write_bytes(b"")
-    path.write_text(CATALOGUE)
-    server = LiveServer(path)
+def live_server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "damaged.gguf").write_bytes(b"")
+    (folder / "flux").symlink_to(tiny_flux)
+    (folder / "models.toml").write_text(CATALOGUE + FLUX)
+    server = LiveServer(folder / "models.toml")
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session", params=ALSO_ON_RAY)
+def server(request: pytest.FixtureRequest) -> Served:
+    name = "ray_server" if request.param == "ray" else "live_server"
+    found: Served = request.getfixturevalue(name)
+    return found
 
 
 @pytest.fixture(scope="session")

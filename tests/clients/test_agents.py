@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from agents import MODEL, AgentServer, Exchange, calling
-from client_env import Environment
+from agents import MODEL, AgentRelay, AgentServer, Exchange, calling
+from client_env import ALSO_ON_RAY, Environment
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -45,15 +45,22 @@ def programs_of(node: Environment) -> Path:
     return node.folder / "node_modules" / ".bin"
 
 
+Agents = AgentServer | AgentRelay
+
+
 @pytest.fixture
-def agents(tmp_path: Path) -> Iterator[AgentServer]:
-    server = AgentServer(tmp_path)
+def agents(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Agents]:
+    server: Agents
+    if getattr(request, "param", "alone") == "ray":
+        server = AgentRelay(request.getfixturevalue("ray_server").url)
+    else:
+        server = AgentServer(tmp_path)
     yield server
     server.close()
 
 
 @pytest.fixture
-def run(agents: AgentServer, tmp_path: Path) -> Callable[..., str]:
+def run(agents: Agents, tmp_path: Path) -> Callable[..., str]:
     """Runs a command in a folder with one file, in a home without settings."""
     folder = tmp_path / "project"
     folder.mkdir()
@@ -74,8 +81,8 @@ def run(agents: AgentServer, tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
-def launch(run: Callable[..., str], agents: AgentServer) -> Callable[..., str]:
-    command = [sys.executable, "-m", "localinfra", "launch", "--url", agents.url]
+def launch(run: Callable[..., str], agents: Agents) -> Callable[..., str]:
+    command = [sys.executable, "-m", "localinfra", "launch", "--url", agents.url, "--model", MODEL]
 
     def launch(executables: Path, *arguments: str) -> str:
         return run(executables, *command, *arguments, PYTHONPATH=ROOT)
@@ -98,6 +105,7 @@ def check(exchanges: Sequence[Exchange], min_tokens: int) -> None:
         assert num_cached >= 0.9 * num_read > 0.9 * min_tokens
 
 
+@pytest.mark.parametrize("agents", ALSO_ON_RAY, indirect=True)
 @pytest.mark.parametrize(
     ("package", "first", "again", "call"),
     [
@@ -115,7 +123,7 @@ def check(exchanges: Sequence[Exchange], min_tokens: int) -> None:
 )  # fmt: skip
 def test_an_agents_call_is_carried_out_and_its_session_continued(
     launch: Callable[..., str],
-    agents: AgentServer,
+    agents: Agents,
     node: Callable[..., Environment],
     package: str,
     first: list[str],
@@ -131,7 +139,7 @@ def test_an_agents_call_is_carried_out_and_its_session_continued(
 
 
 def test_codex_compacts_a_session_with_nothing_set_but_the_base_url(
-    run: Callable[..., str], agents: AgentServer, node: Callable[..., Environment]
+    run: Callable[..., str], agents: Agents, node: Callable[..., Environment]
 ) -> None:
     """It takes the server for OpenAI's own: it tries a WebSocket first, and has the service
     summarize the conversation."""
@@ -150,7 +158,7 @@ def test_codex_compacts_a_session_with_nothing_set_but_the_base_url(
 
 
 def test_aider_gets_its_answer(
-    launch: Callable[..., str], agents: AgentServer, python: Callable[..., Environment]
+    launch: Callable[..., str], agents: Agents, python: Callable[..., Environment]
 ) -> None:
     """It calls no tools."""
     programs = Path(python(AIDER).executable).parent
@@ -177,7 +185,7 @@ def llm(
 
 
 def test_llm_runs_a_function_and_continues(
-    llm: Callable[..., str], agents: AgentServer, tmp_path: Path
+    llm: Callable[..., str], agents: Agents, tmp_path: Path
 ) -> None:
     (tmp_path / "extra-openai-models.yaml").write_text(
         f"[{{model_id: {MODEL}, model_name: {MODEL}, api_base: {agents.url}/v1, "
@@ -193,7 +201,7 @@ def test_llm_runs_a_function_and_continues(
 
 
 def test_llm_finds_a_model_and_runs_a_function_over_ollamas_api(
-    llm: Callable[..., str], agents: AgentServer
+    llm: Callable[..., str], agents: Agents
 ) -> None:
     asked = calling("read", path="notes.txt")
     shown = llm("-m", f"ollama/{MODEL}", asked, OLLAMA_HOST=agents.url)

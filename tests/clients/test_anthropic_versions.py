@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from client_env import Environment
-from live import CATALOGUE, LiveServer
+from live import CATALOGUE, LiveServer, Served
+from ray_process import RayServer
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -52,20 +53,22 @@ except anthropic.AuthenticationError as error:
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def locked(server: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of one that asks for a key."""
+    if isinstance(server, RayServer):
+        with server.asking_for("sk-here"):
+            yield server.url
+        return
     path = tmp_path_factory.mktemp("locked") / "models.toml"
-    (path.parent / "damaged.gguf").write_bytes(b"")
     path.write_text(f'[server]\napi_keys = ["sk-here"]\n{CATALOGUE}')
-    server = LiveServer(path)
-    yield server
-    server.close()
+    alone = LiveServer(path)
+    yield alone.url
+    alone.close()
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_clients_of_all_years(
-    locked: LiveServer, python: Callable[..., Environment], name: str
-) -> None:
-    out = python(*CLIENTS[name]).run(PROGRAM.format(base=locked.url, key="sk-here"))
+def test_clients_of_all_years(locked: str, python: Callable[..., Environment], name: str) -> None:
+    out = python(*CLIENTS[name]).run(PROGRAM.format(base=locked, key="sk-here"))
     assert "missing: " in out and "The model 'nothing' does not exist" in out
     assert "refused: " in out and "authentication_error" in out
 
@@ -91,8 +94,8 @@ await client.messages.create({ ...fields, model: "nothing" }).catch((error) => {
 """
 
 
-def test_the_client_for_node(locked: LiveServer, node: Callable[..., Environment]) -> None:
-    [said, missing] = node("@anthropic-ai/sdk").run(NODE, BASE=locked.url).splitlines()
+def test_the_client_for_node(locked: str, node: Callable[..., Environment]) -> None:
+    [said, missing] = node("@anthropic-ai/sdk").run(NODE, BASE=locked).splitlines()
     assert said == "true tool_use tool_use"
     assert missing.startswith("NotFoundError The model 'nothing' does not exist.")
     assert missing.endswith(" true")

@@ -5,40 +5,21 @@ The server knows the model names that their documents use as aliases.
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from client_env import Environment
-from live import CATALOGUE, LiveServer
+from live import Served
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 PROMPT = "<|im_start|>user\nName a color.<|im_end|>\n<|im_start|>assistant\n"
 
-FLUX = """
-[model."black-forest-labs/FLUX.1-schnell"]
-kind = "image"
-source = "flux"
-default_size = 64
-aliases = ["black-forest-labs/FLUX-1-schnell", "stability-ai/sdxl"]
-"""
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterator[LiveServer]:
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "flux").symlink_to(tiny_flux)
-    (folder / "models.toml").write_text(CATALOGUE + FLUX)
-    server = LiveServer(folder / "models.toml")
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def greedy_text(server: LiveServer) -> str:
+def greedy_text(server: Served) -> str:
     """What every client is to get for the prompt, at temperature 0 and 12 tokens."""
     body = {"model": LLAMA, "prompt": PROMPT, "max_tokens": 12, "temperature": 0, "seed": 1}
     text: str = server.post("/v1/completions", body).json()["choices"][0]["text"]
@@ -78,7 +59,7 @@ console.log(JSON.stringify({
 
 
 def test_deepinfra_for_node(
-    server: LiveServer, node: Callable[..., Environment], greedy_text: str
+    server: Served, node: Callable[..., Environment], greedy_text: str
 ) -> None:
     given = {"base": f"{server.url}/v1/inference", "llama": LLAMA, "prompt": PROMPT}
     got = answers(node("deepinfra").run(DEEPINFRA, GIVEN=json.dumps(given)))
@@ -105,14 +86,14 @@ console.log(JSON.stringify(await model.generate({ ...wanted, audio: Buffer.from(
 
 
 def test_multipart_of_deepinfra_for_node(
-    server: LiveServer, node: Callable[..., Environment], greedy_text: str
+    server: Served, node: Callable[..., Environment], greedy_text: str
 ) -> None:
     given = {"base": f"{server.url}/v1/inference", "llama": LLAMA, "prompt": PROMPT}
     got = answers(node("deepinfra").run(MULTIPART, GIVEN=json.dumps(given)))
     assert got["results"] == [{"generated_text": greedy_text}]
 
 
-def test_multipart_of_curl(server: LiveServer, greedy_text: str) -> None:
+def test_multipart_of_curl(server: Served, greedy_text: str) -> None:
     fields = {"input": PROMPT, "max_new_tokens": 12, "temperature": 0, "seed": 1}
     command = ["curl", "-sS", f"{server.url}/v1/inference/{LLAMA}", "-H", "Authorization: bearer x"]
     for name, value in fields.items():
@@ -151,7 +132,7 @@ console.log(JSON.stringify({
 """
 
 
-def test_the_ai_sdk(server: LiveServer, node: Callable[..., Environment]) -> None:
+def test_the_ai_sdk(server: Served, node: Callable[..., Environment]) -> None:
     given = {"base": f"{server.url}/v1", "llama": LLAMA}
     got = answers(node("ai", "@ai-sdk/deepinfra").run(AI_SDK, GIVEN=json.dumps(given)))
     assert got["text"] == got["streamed"] != ""
@@ -203,9 +184,7 @@ print(json.dumps({
 """
 
 
-def test_langchain(
-    server: LiveServer, python: Callable[..., Environment], greedy_text: str
-) -> None:
+def test_langchain(server: Served, python: Callable[..., Environment], greedy_text: str) -> None:
     given = {"base": server.url, "llama": LLAMA, "prompt": PROMPT}
     langchain = python("langchain-community", "aiohttp", "requests", "numpy")
     got = answers(langchain.run(LANGCHAIN, GIVEN=json.dumps(given)))
@@ -248,7 +227,7 @@ print(json.dumps(found))
 """
 
 
-def test_litellm(server: LiveServer, python: Callable[..., Environment]) -> None:
+def test_litellm(server: Served, python: Callable[..., Environment]) -> None:
     given = {"base": server.url, "llama": LLAMA}
     output = python("litellm").run(
         LITELLM, GIVEN=json.dumps(given), LITELLM_LOCAL_MODEL_COST_MAP="True"
@@ -288,7 +267,7 @@ console.log(JSON.stringify({
 
 
 def test_openai_for_node(
-    server: LiveServer, node: Callable[..., Environment], greedy_text: str
+    server: Served, node: Callable[..., Environment], greedy_text: str
 ) -> None:
     given = {"base": f"{server.url}/v1/openai", "llama": LLAMA, "prompt": PROMPT}
     got = answers(node("openai").run(OPENAI, GIVEN=json.dumps(given)))

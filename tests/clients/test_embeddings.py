@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from client_env import Environment
-from live import LiveServer
+from live import Served
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
@@ -41,7 +41,7 @@ console.log(JSON.stringify(reply.data.map((item) => item.embedding)));
 
 
 @pytest.fixture(scope="module")
-def expected(server: LiveServer) -> list[list[float]]:
+def expected(server: Served) -> list[list[float]]:
     """What curl gets."""
     body = json.dumps({"model": "minilm", "input": TEXTS})
     command = ["curl", "-sS", f"{server.url}/v1/embeddings", "-d", body]
@@ -56,7 +56,7 @@ def check(output: str, expected: list[list[float]]) -> None:
 
 @pytest.mark.parametrize("numpy", [[], ["numpy"]], ids=["floats", "base64"])
 def test_openai_for_python(
-    server: LiveServer,
+    server: Served,
     expected: list[list[float]],
     python: Callable[..., Environment],
     numpy: list[str],
@@ -65,24 +65,32 @@ def test_openai_for_python(
     check(python("openai", *numpy).run(program), expected)
 
 
+@pytest.fixture(scope="session")
+def vocabulary(
+    python: Callable[..., Environment], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The file that tiktoken would download: litellm's package carries the same one."""
+    folder = tmp_path_factory.mktemp("litellm")
+    install = [python("langchain-openai").executable, "-m", "pip", "install", "-q", "--no-deps"]
+    subprocess.run([*install, "--target", folder, "litellm"], check=True)
+    [found] = folder.glob("**/9b5ad71b2ce5302211f9c61530b329a4922fc6a4")
+    return found
+
+
 def test_langchain_with_its_defaults(
-    server: LiveServer,
+    server: Served,
     expected: list[list[float]],
     python: Callable[..., Environment],
-    tmp_path: Path,
+    vocabulary: Path,
 ) -> None:
     langchain = python("langchain-openai")
-    # tiktoken would download its vocabulary; litellm's package carries the same file.
-    install = [langchain.executable, "-m", "pip", "install", "-q", "--no-deps"]
-    subprocess.run([*install, "--target", tmp_path, "litellm"], check=True)
-    [vocabulary] = tmp_path.glob("**/9b5ad71b2ce5302211f9c61530b329a4922fc6a4")
     program = LANGCHAIN.format(url=f"{server.url}/v1", texts=TEXTS)
     output = langchain.run(program, TIKTOKEN_CACHE_DIR=str(vocabulary.parent))
     check(output, expected)
 
 
 def test_openai_for_node(
-    server: LiveServer, expected: list[list[float]], node: Callable[..., Environment]
+    server: Served, expected: list[list[float]], node: Callable[..., Environment]
 ) -> None:
     url, texts = json.dumps(f"{server.url}/v1"), json.dumps(TEXTS)
     check(node("openai").run(NODE.format(url=url, texts=texts)), expected)

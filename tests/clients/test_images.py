@@ -4,13 +4,12 @@ and for Node, and curl. Only base URL and key are ours; the pipeline paints nois
 import base64
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from client_env import Environment
-from image_pipeline import make_tiny_flux
-from live import LiveServer
+from live import Served
 from PIL import Image
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
@@ -50,14 +49,9 @@ console.log(JSON.stringify(types));
 """
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("images")
-    make_tiny_flux(folder / "flux")
-    (folder / "models.toml").write_text('[model."flux"]\nkind = "image"\nsource = "flux"\n')
-    server = LiveServer(folder / "models.toml")
-    yield f"{server.url}/v1/openai"
-    server.close()
+@pytest.fixture
+def url(server: Served) -> str:
+    return f"{server.url}/v1/openai"
 
 
 def size(file: Path) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from client_env import Environment
-from live import SMOLLM2, LiveServer
+from live import SMOLLM2, Served
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
@@ -79,7 +79,7 @@ print(json.dumps(dict(
 
 
 @pytest.fixture(scope="module")
-def greedy(server: LiveServer) -> str:
+def greedy(server: Served) -> str:
     """What every client is to get."""
     messages = [{"role": "user", "content": "Name three rivers."}]
     body = {"model": "smollm2", "messages": messages, "temperature": 0, "max_tokens": 30}
@@ -88,9 +88,7 @@ def greedy(server: LiveServer) -> str:
     return content
 
 
-def test_ollama_for_python(
-    server: LiveServer, python: Callable[..., Environment], greedy: str
-) -> None:
+def test_ollama_for_python(server: Served, python: Callable[..., Environment], greedy: str) -> None:
     got: Any = json.loads(python("ollama").run(PYTHON, BASE=server.url))
     assert got["content"] == greedy and got["then"] > 30
     assert json.loads(got["formed"])["name"] in ("Rhine", "Elbe")
@@ -154,7 +152,7 @@ console.log(JSON.stringify({
 """
 
 
-def test_ollama_for_node(server: LiveServer, node: Callable[..., Environment], greedy: str) -> None:
+def test_ollama_for_node(server: Served, node: Callable[..., Environment], greedy: str) -> None:
     got: Any = json.loads(node("ollama").run(NODE, BASE=server.url))
     assert got["content"] == got["streamed"] == got["generated"] == greedy
     assert got["last"][0] and got["last"][2]

@@ -10,68 +10,66 @@ from collections.abc import Callable
 
 import pytest
 from client_env import Environment
-from live import LiveServer
+from live import Served
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
 CLIENTS = {"0.28": ["openai==0.28.1"], "1.12": ["openai==1.12.0", "httpx<0.28"], "new": ["openai"]}
 
 
+PLACES = [  # of the API, and a name that the server knows a model by
+    ("/v1/openai", "meta-llama/Meta-Llama-3-8B-Instruct"),
+    ("/inference-api/openai/v1", "meta-llama/Meta-Llama-3.1-8B-Instruct"),
+    ("/v1", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+]
+
 MODERN = """
-import openai
-client = openai.OpenAI(api_key="any", base_url={base!r})
-answer = client.chat.completions.create(
-    model={model!r},
-    messages=[
-        dict(role="system", content="You are a terse guide."),
-        dict(role="user", content="Where is the river?"),
-        dict(role="assistant", content="Behind the hill."),
-        dict(role="user", content="And the bridge?"),
-    ],
-    stream={stream}, max_tokens=20,
-)
-if {stream}:
-    for event in answer:
-        choice = event.choices[0]
-        if choice.finish_reason:
-            usage = event.usage if isinstance(event.usage, dict) else event.usage.model_dump()
-            print(choice.finish_reason, usage["prompt_tokens"], usage["completion_tokens"])
-        else:
-            print(choice.delta.content or "")
-else:
-    print(answer.choices[0].finish_reason, answer.usage.total_tokens)
-    print(answer.choices[0].message.content)
-text = client.completions.create(
-    model={model!r}, prompt="<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n",
-    stop=["<|im_end|>"], stream={stream}, max_tokens=20,
-)
-for event in text if {stream} else [text]:
-    print(event.choices[0].text, event.choices[0].finish_reason or "")
-assert "<|im_end|>" not in str(text)
+import itertools, openai
+
+def ask(client, model, stream):
+    answer = client.chat.completions.create(
+        model=model,
+        messages=[
+            dict(role="system", content="You are a terse guide."),
+            dict(role="user", content="Where is the river?"),
+            dict(role="assistant", content="Behind the hill."),
+            dict(role="user", content="And the bridge?"),
+        ],
+        stream=stream, max_tokens=20,
+    )
+    if stream:
+        for event in answer:
+            choice = event.choices[0]
+            if choice.finish_reason:
+                usage = event.usage if isinstance(event.usage, dict) else event.usage.model_dump()
+                print(choice.finish_reason, usage["prompt_tokens"], usage["completion_tokens"])
+            else:
+                print(choice.delta.content or "")
+    else:
+        print(answer.choices[0].finish_reason, answer.usage.total_tokens)
+        print(answer.choices[0].message.content)
+    text = client.completions.create(
+        model=model, prompt="<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n",
+        stop=["<|im_end|>"], stream=stream, max_tokens=20,
+    )
+    for event in text if stream else [text]:
+        print(event.choices[0].text, event.choices[0].finish_reason or "")
+    assert "<|im_end|>" not in str(text)
+
+for (path, model), stream in itertools.product({places!r}, [True, False]):
+    ask(openai.OpenAI(api_key="any", base_url={url!r} + path), model, stream)
+    print("answered", path, stream)
 """
 
 
-@pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("name", ["1.12", "new"])
-@pytest.mark.parametrize(
-    ("path", "model"),
-    [
-        ("/v1/openai", "meta-llama/Meta-Llama-3-8B-Instruct"),
-        ("/inference-api/openai/v1", "meta-llama/Meta-Llama-3.1-8B-Instruct"),
-        ("/v1", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-    ],
-)
 def test_clients_since_version_1(
-    server: LiveServer,
-    python: Callable[..., Environment],
-    name: str,
-    path: str,
-    model: str,
-    stream: bool,
+    server: Served, python: Callable[..., Environment], name: str
 ) -> None:
-    program = MODERN.format(base=server.url + path, model=model, stream=stream)
+    program = MODERN.format(url=server.url, places=PLACES)
     out = python(*CLIENTS[name]).run(program)
     assert "stop" in out or "length" in out
+    assert out.count("answered") == 2 * len(PLACES)
 
 
 RESUMED = """
@@ -97,7 +95,7 @@ print(len(seen), "events, each once")
 """
 
 
-def test_a_broken_stream_is_resumed(server: LiveServer, python: Callable[..., Environment]) -> None:
+def test_a_broken_stream_is_resumed(server: Served, python: Callable[..., Environment]) -> None:
     model = "HuggingFaceTB/SmolLM2-135M-Instruct"
     out = python(*CLIENTS["new"]).run(RESUMED.format(base=server.url + "/v1", model=model))
     assert "events, each once" in out
@@ -107,12 +105,13 @@ LEGACY = """
 import openai
 openai.api_key = "any"
 openai.api_base = {base!r}
-answer = openai.ChatCompletion.create(
-    model="meta-llama/Llama-2-70b-chat-hf",
-    messages=[dict(role="user", content="Good morning")], stream={stream}, max_tokens=20,
-)
-for event in answer if {stream} else [answer]:
-    print(event.choices)
+for stream in True, False:
+    answer = openai.ChatCompletion.create(
+        model="meta-llama/Llama-2-70b-chat-hf",
+        messages=[dict(role="user", content="Good morning")], stream=stream, max_tokens=20,
+    )
+    for event in answer if stream else [answer]:
+        print(event.choices)
 text = openai.Completion.create(
     engine={model!r}, prompt="1, 2, 3, 4, 5, 6, 7,", max_tokens=3, temperature=0
 )
@@ -125,19 +124,16 @@ except openai.error.InvalidRequestError as error:
 """
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_clients_before_version_1(
-    server: LiveServer, python: Callable[..., Environment], stream: bool
-) -> None:
+def test_clients_before_version_1(server: Served, python: Callable[..., Environment]) -> None:
     program = LEGACY.format(
-        base=server.url + "/v1/openai", model="HuggingFaceTB/SmolLM2-135M-Instruct", stream=stream
+        base=server.url + "/v1/openai", model="HuggingFaceTB/SmolLM2-135M-Instruct"
     )
     out = python(*CLIENTS["0.28"]).run(program)
     assert " 8," in out and "refused: The model 'nothing'" in out
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_curl(server: LiveServer, stream: bool) -> None:
+def test_curl(server: Served, stream: bool) -> None:
     body = {
         "model": "codellama/CodeLlama-70b-Instruct-hf", "stream": stream, "max_tokens": 10,
         "messages": [{"role": "user", "content": "Good morning!"}],

@@ -4,12 +4,14 @@ The echo models compute nothing, so what is measured is how requests are spread;
 """
 
 import re
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import anthropic
 import openai
 import pytest
+from live import SMOLLM2
 from prometheus_client.parser import text_string_to_metric_families
 from ray_process import RayServer
 
@@ -61,18 +63,7 @@ def test_conversations_return_to_their_cache(server: RayServer) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = [one for talked in pool.map(talk, range(16)) for one in talked]
     assert sum(found) >= 0.95 * len(found)
-    assert len(answering(server)) == 2
-
-
-def answering(server: RayServer, group: str = "echo") -> dict[str, float]:
-    """How many chats each replica of the group has answered."""
-    families = text_string_to_metric_families(server.client.get("/metrics").text)
-    samples = next(one.samples for one in families if one.name == "localinfra_requests")
-    return {
-        one.labels["replica"]: one.value
-        for one in samples
-        if (one.labels["group"], one.labels["route"]) == (group, "/v1/chat/completions")
-    }
+    assert len(server.answering("echo")) == 2
 
 
 def test_throughput_grows_with_replicas(server: RayServer) -> None:
@@ -125,25 +116,37 @@ def test_clients_that_leave_at_any_moment_harm_no_replica(server: RayServer) -> 
                 pass
     for number in range(8):
         assert server.say("echo", f"{number}: {text}").status_code == 200
-    assert len(answering(server)) == 2
+    assert len(server.answering("echo")) == 2
 
 
-def test_stored_responses_are_found_from_any_replica(server: RayServer) -> None:
-    for number in range(4):
-        body = {"model": "echo", "input": f"remember {number}", "temperature": 0}
-        first = server.client.post("/v1/responses", json=body).json()
-        assert server.client.get(f"/v1/responses/{first['id']}").json() == first
-        going_on = body | {"input": "and?", "previous_response_id": first["id"]}
-        assert server.client.post("/v1/responses", json=going_on).status_code == 200
+def test_the_page_the_lists_and_the_key_are_those_of_one_server(server: RayServer) -> None:
+    assert "<title>" in server.client.get("/").text
+    assert server.client.get("/docs").status_code == 200
+    assert "/v1/messages" in server.client.get("/openapi.json").json()["paths"]
+    assert server.client.get("/health").json()["status"] == "ok"
+    models = {card["id"] for card in server.client.get("/v1/models").json()["data"]}
+    assert {"tests/echo", "alone", SMOLLM2, "absent"} <= models
+    foreign = server.client.get("/v1/models", headers={"origin": "https://example.org"})
+    assert foreign.status_code == 403
+
+
+def test_a_websocket_is_refused_so_that_clients_fall_back_to_http(server: RayServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+        connection.sendall(
+            b"GET /v1/responses HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n"
+            b"upgrade: websocket\r\nsec-websocket-version: 13\r\n"
+            b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 426 ")
 
 
 def test_a_replica_that_is_killed_loses_no_later_request(server: RayServer) -> None:
-    before = set(answering(server))
+    before = set(server.answering("echo"))
     server.order("kill echo")
     for number in range(12):
         reply = server.say("echo", f"conversation {number} of many", max_tokens=4)
         assert reply.status_code == 200, reply.text
-    while len(found := set(answering(server))) < 2 or found == before:
+    while len(found := set(server.answering("echo"))) < 2 or found == before:
         assert server.say("echo", f"{time.perf_counter()}", max_tokens=2).status_code == 200
         time.sleep(0.05)
 
@@ -158,10 +161,10 @@ def test_what_no_machine_has_is_refused_and_changes_nothing(server: RayServer) -
 
 
 def test_models_toml_is_replaced_while_requests_go_on(server: RayServer) -> None:
-    """Ends the tests: replicas whose models have changed are new ones after it."""
+    """Replicas whose models have changed are new ones after it."""
     server.path.write_text(server.path.read_text().replace('["paced"]', '["paced", "renamed"]'))
     server.say("smollm2", "Hello", max_tokens=1)  # by a replica of the other group
-    old, kept = set(answering(server)), set(answering(server, "rest"))
+    old, kept = set(server.answering("echo")), set(server.answering("rest"))
     statuses: list[int] = []
     with ThreadPoolExecutor(1) as pool:
         deployed = pool.submit(server.order, "deploy")
@@ -170,6 +173,5 @@ def test_models_toml_is_replaced_while_requests_go_on(server: RayServer) -> None
         deployed.result()
     assert set(statuses) == {200}
     assert server.client.get("/v1/models/renamed").json()["id"] == "one-by-one"
-    server.say("smollm2", "Hello", max_tokens=1)
-    assert old and not old & set(answering(server))
-    assert set(answering(server, "rest")) == kept and len(kept) == 1
+    assert old and not old & set(server.answering("echo"))
+    assert kept and kept <= set(server.answering("rest"))

@@ -1,9 +1,12 @@
 """Who answers a request, read from its method, path and body."""
 
+import time
+
 import msgspec
 import pytest
 
 from localinfra.api.generation.usage import EXPECTED_ANSWER
+from localinfra.models.entries import ImageModelEntry, TextModelEntry
 from localinfra.scale.asked import Asked, Reach, asked_for
 
 
@@ -84,6 +87,45 @@ def test_a_form_names_its_model() -> None:
     )
     found = asked("POST", "/v1/images/edits", form)
     assert found.model == "flux" and found.uses_model
+    large = form.replace(b"\x89PNG", b'\x89PNG name="model"\r\n' + bytes(3 << 20))
+    assert asked("POST", "/v1/images/edits", large).model == "flux"
+
+
+def test_a_form_of_nothing_but_heads_is_read_in_a_moment() -> None:
+    started = time.thread_time()
+    assert asked("POST", "/v1/images/edits", b'name="model"\r\nx: y\r\n' * 500_000).model is None
+    assert time.thread_time() - started < 2
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/openai/images/edits"])
+@pytest.mark.parametrize("body", [{"prompt": "a river"}, b'--b\r\nname="prompt"\r\n\r\nx\r\n'])
+def test_pictures_need_no_model(path: str, body: object) -> None:
+    found = asked("POST", path, body)
+    assert found.model is None and found.kind is ImageModelEntry and found.uses_model
+
+
+def test_tokens_are_counted_by_the_model_that_a_body_or_query_names() -> None:
+    assert asked("POST", "/tokenize", {"model": "m", "prompt": "x"}).model == "m"
+    assert asked("POST", "/v1/detokenize", {"tokens": [1]}).kind is TextModelEntry
+    assert asked_for("GET", "/tokenizer_info", b"", query=b"model=a%2Fb").model == "a/b"
+    assert asked("GET", "/tokenizer_info").model is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/generate", {"keep_alive": 0}),
+        ("/api/generate", {"prompt": "", "images": None}),
+        ("/api/chat", {"messages": [], "keep_alive": "10m"}),
+    ],
+)
+def test_what_ollamas_clients_load_or_unload_is_so_on_all_replicas(
+    path: str, body: dict[str, object]
+) -> None:
+    found = asked("POST", path, body | {"model": "m"})
+    assert (found.reach, found.model) == (Reach.GROUP, "m")
+    full = body | {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}
+    assert asked("POST", path, full | {"model": "m"}).reach is Reach.ONE
 
 
 @pytest.mark.parametrize(

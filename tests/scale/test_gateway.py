@@ -1,8 +1,10 @@
 """Two replicas behind a gateway answer like one server."""
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -10,8 +12,10 @@ from named import key_file
 from prometheus_client.parser import text_string_to_metric_families
 from scaling import NO_PULLED, ScaledEcho
 
+from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.state import AppState
 from localinfra.api.openai.image_files import ImageFiles
+from localinfra.config.settings import ServerSettings
 from localinfra.keys.holders import Holders
 
 
@@ -139,6 +143,64 @@ def test_image_urls_are_found_from_any_replica(scaled: ScaledEcho) -> None:
     path = images.put(b"\x89PNG", "image/png", "none")
     assert scaled.client.get(path).content == b"\x89PNG"
     assert scaled.client.get(path + "x").status_code == 404
+
+
+def test_a_replica_that_says_nothing_holds_up_no_list_and_no_lookup(
+    scaled: ScaledEcho, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localinfra.scale.gateway.LOOK_S", 0.5)
+    body = {"model": "echo", "temperature": 0}
+    kept: dict[str, str] = {}  # by replica
+    while len(kept) < 2:
+        reply = scaled.client.post("/v1/responses", json=body | {"input": f"{time.time()}"})
+        kept[scaled.fleet.answered[-1]] = reply.json()["id"]
+    scaled.fleet.stopped = {"echo0"}
+    assert scaled.client.get("/health").json()["status"] == "ok"
+    assert 'replica="echo1"' in scaled.client.get("/metrics").text
+    assert scaled.client.get("/v1/models").json()["data"]
+    assert scaled.client.get(f"/v1/responses/{kept['echo1']}").status_code == 200
+    reply = scaled.client.get(f"/v1/responses/{kept['echo0']}")  # none that answers has it
+    assert reply.status_code == 503 and "does not answer" in reply.json()["error"]["message"]
+    scaled.fleet.stopped = set()
+    assert scaled.client.get(f"/v1/responses/{kept['echo0']}").status_code == 200
+
+
+def test_pictures_without_a_models_name_are_painted_by_the_image_models_group(
+    tmp_path: Path,
+) -> None:
+    painter = '[model.flux]\nkind = "image"\nsource = "flux"\n[ray.group.art]\nmodels = ["flux"]\n'
+    scaled = ScaledEcho(tmp_path, NO_PULLED + painter)
+    try:
+        reply = scaled.client.post("/v1/images/generations", json={"prompt": "a river"})
+        assert reply.status_code == 503 and "flux" in reply.json()["error"]["message"]
+        reply = scaled.client.post(
+            "/v1/images/edits",
+            files={"image": b"\x89PNG" + bytes(100_000)},
+            data={"prompt": "a river"},
+        )
+        assert reply.status_code >= 400
+        assert scaled.fleet.answered == ["art0", "art0"]
+    finally:
+        scaled.close()
+
+
+def test_a_websocket_is_refused_so_that_clients_fall_back_to_http() -> None:
+    """Behind a proxy that speaks it, as Ray's does."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
+
+    async def receive() -> dict[str, object]:
+        return {"type": "websocket.connect"}
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        raise AssertionError("there is no such route")
+
+    scope = {"type": "websocket", "path": "/v1/responses", "headers": [], "state": {}}
+    asyncio.run(Guard(app, Access(ServerSettings()))(scope, receive, send))
+    assert sent[0]["type"] == "websocket.http.response.start" and sent[0]["status"] == 426
+    assert b"use HTTP" in sent[1]["body"]
 
 
 def test_a_client_that_leaves_frees_its_place(scaled: ScaledEcho) -> None:

@@ -20,7 +20,7 @@ from localinfra.api.http.limiting import limit_headers
 from localinfra.api.http.state import RequestState
 from localinfra.chance import random_hex
 from localinfra.config.settings import ServerSettings, is_local
-from localinfra.errors import Forbidden, Unauthorized
+from localinfra.errors import Forbidden, Unauthorized, UpgradeRequired
 from localinfra.keys.holders import Holder, Holders
 from localinfra.keys.meter import Permit
 from localinfra.shares import current_client
@@ -72,7 +72,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # there is no such route
+            # Behind a proxy that speaks it; our own connections refuse it themselves. In HTTP: the
+            # server answers the handshake so by ASGI's extension `websocket.http.response`.
+            refusal = error_response(UpgradeRequired(), scope, {"upgrade": "HTTP/1.1"})
+            await refusal(scope, receive, send)
         elif scope["type"] == "http":
             await self.guard(scope, receive, send)
         else:

@@ -23,7 +23,7 @@ from localinfra.api.sockets.connections import Connections
 from localinfra.api.sockets.refusals import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
 from localinfra.chance import random_hex
 from localinfra.config.settings import ServerSettings
-from localinfra.errors import ApiError
+from localinfra.errors import ApiError, UpgradeRequired
 from localinfra.logs import about
 
 log = logging.getLogger(__name__)
@@ -277,7 +277,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.get_method() == b"CONNECT":
             self.stop(refusals.no_proxy())
         if self._get_upgrade() == b"websocket":
-            self.stop(refusals.no_websocket())
+            self.stop(UpgradeRequired())
         self._offers_upgrade = True
 
     def stop(self, refusal: ApiError) -> None:

@@ -92,9 +92,3 @@ def too_many_at_once() -> ApiError:
 
 def no_proxy() -> ApiError:
     return errors.MethodNotAllowed("This server is not a proxy: CONNECT is not supported.")
-
-
-def no_websocket() -> ApiError:
-    return errors.UpgradeRequired(
-        "This server does not support WebSocket: use HTTP, with `stream: true` to stream."
-    )
