@@ -132,7 +132,8 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     sequences: Annotated[int, Meta(ge=1, le=64)] = 8  # the most that run at once; others wait
     # tokens of all running sequences together; default and minimum: `context_length`
     kv_cache_tokens: Tokens | None = None
-    kv_type: KvType = "f16"  # number type of the KV cache; smaller ones take less memory
+    # number type of the KV cache; smaller ones take less memory; flash attention reads f32 as f16
+    kv_type: KvType = "f16"
     # what layers with a sliding window keep; full: all tokens, so that any part of a prompt can be
     # shared, and drafts taken back; window: less, and prompts go on from saved states; auto: full,
     # if it leaves half of the memory beside the weights to others, with a context of 32768 tokens
