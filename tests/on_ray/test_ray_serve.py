@@ -120,7 +120,8 @@ def test_clients_that_leave_at_any_moment_harm_no_replica(server: RayServer) -> 
 
 
 def test_the_page_the_lists_and_the_key_are_those_of_one_server(server: RayServer) -> None:
-    assert "<title>" in server.client.get("/").text
+    as_a_browser = {"accept": "text/html"}
+    assert "<title>" in server.client.get("/", headers=as_a_browser).text
     assert server.client.get("/docs").status_code == 200
     assert "/v1/messages" in server.client.get("/openapi.json").json()["paths"]
     assert server.client.get("/health").json()["status"] == "ok"
@@ -156,7 +157,7 @@ def test_what_no_machine_has_is_refused_and_changes_nothing(server: RayServer) -
     server.path.write_text(before.replace("num_cpus = 1", "num_cpus = 1\nnum_gpus = 64"))
     server.order("deploy")
     server.path.write_text(before)
-    assert 'a replica of "echo" takes 64 GPUs' in server.answer["refused"]
+    assert 'a replica of "rest" takes 64 GPUs' in server.answer["refused"]
     assert server.say("echo", "still here?").status_code == 200
 
 
