@@ -168,6 +168,8 @@ class Projector:
                 continue
             check()
             threads = self._settings.threads - self._settings.spared * has_company()
+            # Each alone: libmtmd's batches are slower on CPUs, and Gemma 4's rows depend on what
+            # else is in them (docs/benchmarks.md).
             if with_threads(threads, partial(lib.mtmd_encode_chunk, self._pointer, chunk)):
                 raise EncodingFailed(log.recent_errors() or "llama.cpp can't encode it")
             found = np.ctypeslib.as_array(
