@@ -25,6 +25,7 @@ from gpucheck.tools import (
 LOOP_GOAL = 0.98  # of the bare loop's tokens per second
 PLAIN_GOAL, DEVICE_GOAL = 1.2, 1.0  # of llama-server's, as it comes and sampling on the device
 GOAL_STREAMS = 32
+BATCH_SIZES = (512, 2048)  # `batch_size`: its default, which is llama.cpp's, and one for large GPUs
 # As chat applications send it; each answer draws its own tokens.
 SAMPLED = {"temperature": 0.8, "top_p": 0.95}
 
@@ -42,6 +43,7 @@ def run(around: Surroundings, sheet: Sheet) -> None:
     ):
         title = f"{name}{', a small one' if large else ''}, random weights"
         measure(around, sheet, title, shape, around.work / file)
+    measure_prompts(around, sheet, title, around.work / file)
 
 
 def measure(around: Surroundings, sheet: Sheet, title: str, shape: Shape, file: Path) -> None:
@@ -67,6 +69,30 @@ def measure(around: Surroundings, sheet: Sheet, title: str, shape: Shape, file: 
             sheet.add(f"{title}: {name}", f"FAILED: {error}")
     compare(sheet, title, rates, loops)
     print(f"  {title}: {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def measure_prompts(around: Surroundings, sheet: Sheet, title: str, file: Path) -> None:
+    """Whether larger steps read a prompt sooner: what `batch_size` should be on this device."""
+    num_words = 300 if around.is_quick else 2500
+    for size in BATCH_SIZES:
+        label = f"{title}: first token of {num_words} words, batch_size = {size}"
+        table = text_model("m", file, context_length=4096, preload=True, batch_size=size)
+        try:
+            with serving(around, f"[server]\n{table}", "m") as server:
+                sheet.add(label, f"{1000 * first_token_s(server, num_words):.0f} ms")
+        except (Unmeasurable, OSError) as error:
+            sheet.add(label, f"FAILED: {error}")
+
+
+def first_token_s(server: Server, num_words: int) -> float:
+    """Of an unseen prompt, the median of three."""
+    server.set_deadline(240)
+    found = []
+    for repeat in range(4):
+        stream = server.send([user(words(f"batch {repeat}", num_words))], 2, logit_bias=None)
+        server.finish(stream)
+        found.append(stream.first_at - stream.sent_at)
+    return statistics.median(found[1:])  # the first one warms up
 
 
 def servers(around: Surroundings, file: Path, most: int) -> dict[str, Opened | str]:
