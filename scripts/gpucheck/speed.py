@@ -91,7 +91,7 @@ def first_token_s(server: Server, num_words: int) -> float:
     for repeat in range(4):
         stream = server.send([user(words(f"batch {repeat}", num_words))], 2, logit_bias=None)
         server.finish(stream)
-        found.append(stream.first_at - stream.sent_at)
+        found.append(stream.first_token_s)
     return statistics.median(found[1:])  # the first one warms up
 
 
