@@ -129,10 +129,12 @@ class UpgradeRequired(ApiError):
 
     status, type, code = 426, "invalid_request_error", "unsupported_protocol"
 
-    def __init__(self) -> None:
-        super().__init__(
-            "This server does not support WebSocket: use HTTP, with `stream: true` to stream."
-        )
+    def __init__(
+        self,
+        message: str = "This server does not support WebSocket: use HTTP, with `stream: true` to "
+        "stream.",
+    ) -> None:
+        super().__init__(message)
 
 
 class HeadersTooLarge(ApiError):
