@@ -98,18 +98,21 @@ class Recorder:
 
 
 class Relay:
-    """An application that has another server answer."""
+    """An application that has another server answer, by a connection for each request: none is left
+    when this one's server ends."""
 
     def __init__(self, url: str):
-        self._client = httpx2.AsyncClient(base_url=url, timeout=600, trust_env=False)
+        self._url = url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         path = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         given = [pair for pair in scope["headers"] if pair[0] not in HOP_HEADERS]
-        async with self._client.stream(
-            scope["method"], path.decode(), headers=given, content=await request.body()
-        ) as reply:
+        body, method = await request.body(), scope["method"]
+        async with (
+            httpx2.AsyncClient(base_url=self._url, timeout=600, trust_env=False) as client,
+            client.stream(method, path.decode(), headers=given, content=body) as reply,
+        ):
             headers = [(name.lower(), value) for name, value in reply.headers.raw]
             headers = [pair for pair in headers if pair[0] not in HOP_HEADERS]
             await send(
