@@ -21,19 +21,27 @@ export class Thread {
     this.follows = true; // until the user looks further up
     this.lastTop = 0;
     this.element.addEventListener("scroll", () => this.watchScrolling(), { passive: true });
+    // New text may have scrolled to the end again before a scroll event tells of the wheel.
+    this.element.addEventListener("wheel", (event) => this.watchWheel(event), { passive: true });
     new ResizeObserver(() => this.follow()).observe(this.list);
     new ResizeObserver(() => this.follow()).observe(this.element);
   }
 
   watchScrolling() {
     const { scrollTop } = this.element;
-    if (this.isAtEnd) this.follows = true;
-    else if (scrollTop < this.lastTop) this.follows = false;
+    if (this.isAtEnd && scrollTop > this.lastTop) this.follows = true;
+    else if (!this.isAtEnd && scrollTop < this.lastTop) this.follows = false;
     this.lastTop = scrollTop;
   }
 
+  watchWheel(event) {
+    if (event.deltaY < 0 && this.element.scrollTop > 0) this.follows = false;
+  }
+
   follow() {
-    if (this.follows) this.element.scrollTop = this.element.scrollHeight;
+    if (!this.follows) return;
+    this.element.scrollTop = this.element.scrollHeight;
+    this.lastTop = this.element.scrollTop; // its scroll event is not the user's
   }
 
   get isAtEnd() {
