@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.tiny_gguf import STRING, Value, gpt2_vocabulary, spm_vocabulary, tiny_llama
 
-from localinfra.llama import model as model_module
-from localinfra.llama import windows
+from localinfra.llama import vocabulary, windows
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.settings import WINDOW
 from localinfra.llama.windows import Windows
@@ -44,7 +43,7 @@ def test_the_tokens_are_those_of_the_whole(
     text = "q jumps".join(words)
     whole = model.tokenize(text, parse_special=parse_special, add_bos=True)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (model_module, windows):
+        for module in (vocabulary, windows):
             patch.setattr(module, "WINDOW", 40)
         assert model.tokenize(text, parse_special=parse_special, add_bos=True) == whole
 
