@@ -125,7 +125,7 @@ def asked_for(
         return Asked(Reach.GROUP, model)
     kind = UNNAMED.get(path)
     if path in MODEL_IN_QUERY:
-        model = parse_qs(query.decode("latin-1")).get("model", [None])[0]
+        model = parse_qs(query.decode("latin-1")).get("model", [None])[-1]
     if method != "POST":
         return Asked(model=model, kind=kind)
     kind_of_body, options = header(content_type)

@@ -141,7 +141,7 @@ def test_pictures_need_no_model(path: str, body: object) -> None:
 def test_tokens_are_counted_by_the_model_that_a_body_or_query_names() -> None:
     assert asked("POST", "/tokenize", {"model": "m", "prompt": "x"}).model == "m"
     assert asked("POST", "/v1/detokenize", {"tokens": [1]}).kind is TextModelEntry
-    assert asked_for("GET", "/tokenizer_info", b"", query=b"model=a%2Fb").model == "a/b"
+    assert asked_for("GET", "/tokenizer_info", b"", query=b"model=x&model=a%2Fb").model == "a/b"
     assert asked("GET", "/tokenizer_info").model is None
 
 
