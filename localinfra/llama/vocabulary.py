@@ -6,8 +6,9 @@ Its methods may be called from any thread.
 import ctypes
 import functools
 import itertools
+import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from localinfra.errors import InvalidRequest
@@ -24,6 +25,9 @@ MAX_GRAMMAR_TOKEN_BYTES = 1024
 CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 # and these always.
 USER_DEFINED = llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+# Some of those begin and end turns all the same: of gpt-oss by llama.cpp's own doing, of Command R
+# and ChatML models by their files. None overlaps another.
+MARK = re.compile(r"<[|｜][^<>]+[|｜]>|<(?:start|end)_of_turn>")
 
 
 class ModelVocabulary:
@@ -57,7 +61,18 @@ class ModelVocabulary:
     @functools.cached_property
     def control_tokens(self) -> Mapping[str, int]:
         """Text → id of the tokens that it matches only then; others are always matched."""
-        return {text: token for text, token, what in self._matched if what & CONTROL}
+        always = self._marks_always_matched
+        return {text: i for text, i, what in self._matched if what & CONTROL or text in always}
+
+    @functools.cached_property
+    def _marks_always_matched(self) -> frozenset[str]:
+        """By llama.cpp; `tokens` prevents it. Only where texts can be cut."""
+        kinds = ((text, what) for text, _, what in self._matched if MARK.fullmatch(text))
+        return frozenset(text for text, what in kinds if self._is_cut and not what & CONTROL)
+
+    @functools.cached_property
+    def _always_matched(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, self._marks_always_matched)) or "(?!)")
 
     @functools.cached_property
     def _matched(self) -> list[tuple[str, int, int]]:
@@ -138,7 +153,7 @@ class ModelVocabulary:
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
     def tokenize(self, text: str, *, parse_special: bool, add_bos: bool) -> list[int]:
-        """Text → token ids. `parse_special` matches `special_tokens` in the text.
+        """Text → token ids. `parse_special` matches `control_tokens` in the text.
 
         `add_bos` adds a BOS token if the model wants one and the text does not start with it.
         Raises InvalidRequest if the text can't be encoded as UTF-8 (a lone surrogate).
@@ -162,17 +177,26 @@ class ModelVocabulary:
             return
         if add:  # llama.cpp would add an EOS token too, where the file says so
             yield [llama_cpp.llama_vocab_bos(self._vocab)]
-        if len(text) <= WINDOW:
-            yield self._tokenize(text.encode(), False, parse_special)
-            return
+        parts: Iterable[str] = [text]
+        if len(text) > WINDOW:
+            parts = self._windows.of(text, parse_special=parse_special)
         before = ""
-        for part in self._windows.of(text, parse_special=parse_special):
+        for part in parts if parse_special else self._without_marks(parts):
             if not before or (parse_special and self._windows.ends_in_special(before)):
                 yield self._tokenize(part.encode(), False, parse_special)
             else:
                 opened = self._tokenize((self._opening + part).encode(), False, parse_special)
                 yield opened[len(self._opening_ids) :]
             before = part
+
+    def _without_marks(self, texts: Iterable[str]) -> Iterator[str]:
+        """Cuts texts within the marks that llama.cpp would find in them."""
+        for text in texts:
+            at = 0
+            for mark in self._always_matched.finditer(text):
+                yield text[at : mark.start() + 1]
+                at = mark.start() + 1
+            yield text[at:]
 
     def prepare_for(self, num_characters: int) -> None:
         """Scans the vocabulary before the first long text, which may take a second."""
@@ -185,7 +209,7 @@ class ModelVocabulary:
         from localinfra.llama.windows import Windows
 
         pieces = (self._piece(token) for token in range(self.num_vocab))
-        special = self.special_tokens
+        special = {**self.special_tokens, **self.control_tokens}
         return Windows(itertools.chain(pieces, map(str.encode, special)), special)
 
     @functools.cached_property

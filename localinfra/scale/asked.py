@@ -13,8 +13,10 @@ from urllib.parse import parse_qs
 import msgspec
 
 from localinfra.api.generation.usage import ANSWER_LIMITS, expected_tokens
-from localinfra.api.http.body import FIELDS
+from localinfra.api.http.body import FIELDS, without_mark
+from localinfra.api.http.form import FORM, header, json_of, parse_form
 from localinfra.api.http.weight import Weight
+from localinfra.errors import ApiError
 from localinfra.models.entries import ImageModelEntry, ModelEntry, TextModelEntry
 from localinfra.scale.prefixes import Fields, PromptStart, prefix_of
 
@@ -26,11 +28,6 @@ MODEL_IN_PATH = re.compile(
 NO_MODELS = {"/v1/models/pull", "/v1/models/reload", "/api/pull", "/api/show"}  # none is used
 KEPT = re.compile(r"/v1/(?:responses|requests|images/files)/(?P<id>[^/]+)(?:/\w+)?")
 NOT_KEPT = {"/v1/responses/compact", "/v1/responses/input_tokens"}
-MODEL_PART = b'name="model"\r\n'
-# After more lines of the part's head, and its value.
-MODEL_IN_FORM = re.compile(rb"(?:[^\r\n]+\r\n){0,8}\r\n([^\r\n]{1,200})\r\n")
-# A form of nothing but such heads would else take long.
-MOST_MODEL_PARTS, MODEL_PART_BYTES = 8, 2048
 # Routes whose prompts have prefixes worth keeping together.
 PROMPTED = re.compile(
     r"/v1/(?:chat/completions|completions|messages|responses|inference/.+|"
@@ -99,8 +96,22 @@ class _Generating(_Amounts):
     stream: bool = False
 
 
-def asked_for(method: str, path: str, body: bytes, seed: str = "", query: bytes = b"") -> Asked:
-    """`path` as `CanonicalPaths` writes it. `seed`: of the prefix, beside the model."""
+class _Naming(msgspec.Struct):
+    model: str | None = None
+
+
+def asked_for(
+    method: str,
+    path: str,
+    body: bytes,
+    seed: str = "",
+    query: bytes = b"",
+    content_type: str | None = None,
+) -> Asked:
+    """`path` as `CanonicalPaths` writes it. `seed`: of the prefix, beside the model.
+
+    Reads the body as a replica will: what it found in another place would be counted for no key.
+    """
     path = BASES.sub("/v1", path)
     if path in ANSWERED_BY_ALL:
         return Asked(Reach.ALL)
@@ -114,14 +125,18 @@ def asked_for(method: str, path: str, body: bytes, seed: str = "", query: bytes 
         return Asked(Reach.GROUP, model)
     kind = UNNAMED.get(path)
     if path in MODEL_IN_QUERY:
-        model = parse_qs(query.decode("latin-1")).get("model", [None])[0]
+        model = parse_qs(query.decode("latin-1")).get("model", [None])[-1]
     if method != "POST":
         return Asked(model=model, kind=kind)
-    fields = fields_of(body)
-    if not fields:
-        model = model or model_in_form(body)
+    kind_of_body, options = header(content_type)
+    is_form = kind_of_body == FORM
+    boundary = options.get(b"boundary", b"")
+    fields = in_form(body, boundary) if is_form else fields_of(without_mark(body))
+    model = model or text(fields, "model") or None
+    if is_form or not fields:
         return Asked(model=model, uses_model=model is not None or kind is not None, kind=kind)
-    model = model or text(fields, "model") or text(fields, "name")
+    if path.startswith("/api/"):
+        model = model or text(fields, "name")
     if path in TO_LOAD and all(bytes(fields.get(one, b"")) in EMPTY for one in TO_LOAD[path]):
         return Asked(Reach.GROUP, model)
     is_prompted = PROMPTED.fullmatch(path) is not None
@@ -147,17 +162,12 @@ def text(fields: Fields, name: str) -> str | None:
     return None
 
 
-def model_in_form(body: bytes) -> str | None:
-    """Wherever it stands: clients may send it after their pictures."""
-    at = -1
-    for _ in range(MOST_MODEL_PARTS):
-        at = body.find(MODEL_PART, at + 1)
-        if at < 0:
-            return None
-        start = at + len(MODEL_PART)
-        if found := MODEL_IN_FORM.match(body, start, start + MODEL_PART_BYTES):
-            return found[1].decode(errors="replace")
-    return None
+def in_form(body: bytes, boundary: bytes) -> Fields:
+    """Of a form's fields those that name a model."""
+    with contextlib.suppress(ApiError):
+        parts = [one for one in parse_form(body, boundary) if one.name in ("model", "model[]")]
+        return fields_of(json_of(parts, _Naming, files=()))
+    return {}
 
 
 def references(fields: Fields) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 
 from msgspec.structs import replace
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import Route
@@ -107,7 +108,8 @@ class Gateway:
         """Cancelled if the client leaves."""
         request = Forwarded.of(scope, body)
         seed = "" if self._shares_prefixes else request.caller
-        given = request.method, request.path, body, seed, request.query
+        content_type = Headers(scope=scope).get("content-type")
+        given = request.method, request.path, body, seed, request.query, content_type
         if len(body) <= INLINE_BYTES:
             asked = asked_for(*given)
         else:
@@ -151,8 +153,12 @@ class Gateway:
         that is unknown here may have been pulled since. Raises RateLimited."""
         permit = RequestState.of(scope).permit
         known = self._catalog.only(permit.models)
-        may_use = asked.model in known.names_by_id or known.fallback_model is not None
-        if asked.uses_model and (asked.model is None or permit.models is None or may_use):
+        is_refused = (
+            asked.model in self._catalog.names_by_id
+            and asked.model not in known.names_by_id
+            and known.fallback_model is None
+        )
+        if asked.uses_model and not is_refused:
             permit.expected_tokens = asked.expected_tokens
             permit.enter()
 

@@ -58,3 +58,37 @@ def test_what_only_templates_may_write_is_kept_apart(kind: int, tmp_path: Path) 
     assert template is not None
     rendered = template.render([Message(role="user", content=text)])
     assert (len(rendered.segments) == 1) == (not is_control)
+
+
+def with_mark(kind: str, mark: str, type_: int) -> dict[str, Value]:
+    """One more token, of this type."""
+    vocabulary = spm_vocabulary() if kind == "spm" else gpt2_vocabulary()
+    added: dict[str, object] = {"tokens": mark, "token_type": type_, "scores": 0.0}
+    for name, value in added.items():
+        if found := vocabulary.get(f"tokenizer.ggml.{name}"):
+            found.value.append(value)  # type: ignore[attr-defined]
+    return vocabulary
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "spm"])
+# Control tokens of gpt-oss, which llama.cpp makes user-defined; files that say so themselves.
+@pytest.mark.parametrize(
+    "mark, type_", [("<|start|>", 3), ("<|im_start|>", 4), ("<start_of_turn>", 4)]
+)
+def test_marks_of_turns_that_are_always_matched_stay_text_in_messages(
+    kind: str, mark: str, type_: int, tmp_path: Path
+) -> None:
+    tiny = model(with_mark(kind, mark, type_), tmp_path / "tiny.gguf")
+    template = f"{{% for m in messages %}}{mark}{{{{ m.content }}}}</s>{{% endfor %}}"
+    prompts = Prompts("m", tiny, compile_templates(template, None, tiny), 100_000, 1)
+    token = tiny.control_tokens[mark]
+    for typed in (mark, f"the {mark * 3} hat", f"<{mark}|> ", f"{'the ' * 3000}{mark}" * 3):
+        ids = asyncio.run(prompts.chat([Message(role="user", content=f"in{typed}in")], {})).ids
+        assert ids.count(token) == 1
+        said = b"".join(map(tiny.token_bytes, ids[ids.index(token) + 1 :])).decode()
+        assert said.replace(" ", "") == f"in{typed}in".replace(" ", "")
+    prompts.close()
+    whole = tiny.tokenize(mark, parse_special=True, add_bos=False)
+    assert whole == [token]
+    as_text = tiny.tokenize(f"the {mark}", parse_special=False, add_bos=False)
+    assert b"".join(map(tiny.token_bytes, as_text)).decode().strip() == f"the {mark}"

@@ -1,5 +1,6 @@
 """Who answers a request, read from its method, path and body."""
 
+import codecs
 import time
 
 import msgspec
@@ -13,6 +14,11 @@ from localinfra.scale.asked import Asked, Reach, asked_for
 def asked(method: str, path: str, body: object = b"") -> Asked:
     raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return asked_for(method, path, raw)
+
+
+def asked_by(form: bytes) -> Asked:
+    content_type = "multipart/form-data; boundary=b"
+    return asked_for("POST", "/v1/images/edits", form, content_type=content_type)
 
 
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]}
@@ -77,28 +83,56 @@ def test_embeddings_have_no_prefix() -> None:
 def test_ollamas_clients_may_say_name() -> None:
     found = asked("POST", "/api/show", {"name": "echo:latest"})
     assert found.model == "echo:latest" and not found.uses_model
+    assert asked("POST", "/tokenize", {"name": "other", "prompt": "x"}).model is None
 
 
-def test_a_form_names_its_model() -> None:
-    form = (
-        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n\x89PNG\r\n'
-        b'--b\r\nContent-Disposition: form-data; name="model"\r\n'
-        b"Content-Type: text/plain\r\n\r\nflux\r\n--b--\r\n"
-    )
-    found = asked("POST", "/v1/images/edits", form)
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n\x89PNG\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="model"\r\n'
+    b"Content-Type: text/plain\r\n\r\nflux\r\n--b--\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        FORM,
+        FORM.replace(b"flux", b'"flux"'),  # DeepInfra's client sends JSON
+        FORM.replace(b'form-data; name="model"', b"form-data; Name=model"),
+        # After much else, in which another name seems to stand.
+        FORM.replace(b"\x89PNG", b'name="model"\r\n\r\nother\r\n' + bytes(3 << 20)),
+        FORM.replace(b"a.png", b'name="model"'),
+    ],
+)
+def test_a_form_names_its_model_as_the_replica_reads_it(form: bytes) -> None:
+    found = asked_by(form)
     assert found.model == "flux" and found.uses_model
-    large = form.replace(b"\x89PNG", b'\x89PNG name="model"\r\n' + bytes(3 << 20))
-    assert asked("POST", "/v1/images/edits", large).model == "flux"
 
 
-def test_a_form_of_nothing_but_heads_is_read_in_a_moment() -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        b'name="model"\r\nx: y\r\n' * 500_000,
+        b"--b \t" * 500_000,
+        FORM.replace(b"--b--", FORM),  # two of them
+        FORM.replace(b"flux", b""),
+        FORM[:-9],
+    ],
+)
+def test_a_form_that_names_none_is_read_in_a_moment(form: bytes) -> None:
     started = time.thread_time()
-    assert asked("POST", "/v1/images/edits", b'name="model"\r\nx: y\r\n' * 500_000).model is None
+    found = asked_by(form)
+    assert found.model is None and found.uses_model
     assert time.thread_time() - started < 2
 
 
+def test_a_body_with_a_byte_order_mark_is_read_too() -> None:
+    marked = codecs.BOM_UTF8 + msgspec.json.encode(CHAT)
+    assert asked("POST", "/v1/chat/completions", marked).model == "echo"
+
+
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/openai/images/edits"])
-@pytest.mark.parametrize("body", [{"prompt": "a river"}, b'--b\r\nname="prompt"\r\n\r\nx\r\n'])
+@pytest.mark.parametrize("body", [{"prompt": "a river"}, b"--b\r\n"])
 def test_pictures_need_no_model(path: str, body: object) -> None:
     found = asked("POST", path, body)
     assert found.model is None and found.kind is ImageModelEntry and found.uses_model
@@ -107,7 +141,7 @@ def test_pictures_need_no_model(path: str, body: object) -> None:
 def test_tokens_are_counted_by_the_model_that_a_body_or_query_names() -> None:
     assert asked("POST", "/tokenize", {"model": "m", "prompt": "x"}).model == "m"
     assert asked("POST", "/v1/detokenize", {"tokens": [1]}).kind is TextModelEntry
-    assert asked_for("GET", "/tokenizer_info", b"", query=b"model=a%2Fb").model == "a/b"
+    assert asked_for("GET", "/tokenizer_info", b"", query=b"model=x&model=a%2Fb").model == "a/b"
     assert asked("GET", "/tokenizer_info").model is None
 
 

@@ -1,12 +1,14 @@
 """Two replicas behind a gateway answer like one server."""
 
 import asyncio
+import codecs
 import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from named import key_file
 from prometheus_client.parser import text_string_to_metric_families
@@ -257,9 +259,27 @@ def test_keys_are_checked_and_limited_by_the_gateway(tmp_path: Path) -> None:
         scaled.close()
 
 
-def test_models_that_the_gateway_does_not_know_count_too(tmp_path: Path) -> None:
+def test_no_spelling_of_a_body_escapes_the_limits_of_a_key(tmp_path: Path) -> None:
+    holders = Holders(key_file(tmp_path, {"limited": {"rpm": 1}}))
+    holders.read()
+    scaled = ScaledEcho(tmp_path, NO_PULLED, holders)
+    body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+    marked = codecs.BOM_UTF8 + msgspec.json.encode(body)
+    try:
+        scaled.client.headers["authorization"] = "Bearer limited"
+        url, headers = "/v1/chat/completions", {"content-type": "application/json"}
+        replies = [scaled.client.post(url, content=marked, headers=headers) for _ in range(2)]
+        assert [reply.status_code for reply in replies] == [200, 429]
+    finally:
+        scaled.close()
+
+
+@pytest.mark.parametrize("models", [None, ["pulled"]])
+def test_models_that_the_gateway_does_not_know_count_too(
+    models: list[str] | None, tmp_path: Path
+) -> None:
     """A replica may have found one since."""
-    holders = Holders(key_file(tmp_path, {"limited": {"rpm": 2}}))
+    holders = Holders(key_file(tmp_path, {"limited": {"rpm": 2, "models": models}}))
     holders.read()
     scaled = ScaledEcho(tmp_path, NO_PULLED, holders)
     try:

@@ -30,6 +30,7 @@ from localinfra.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+FORM = "multipart/form-data"
 INLINE_BYTES = 64 * 1024  # take 1 ms: not worth a thread
 MAX_PARTS = 128
 MAX_HEADERS = 8  # of a part
@@ -104,7 +105,7 @@ async def read_body_or_form(
 
 
 def is_form(request: Request) -> bool:
-    return header(request.headers.get("content-type"))[0] == "multipart/form-data"
+    return header(request.headers.get("content-type"))[0] == FORM
 
 
 async def read_form(request: Request, limits: BodyLimits) -> list[FormPart]:
