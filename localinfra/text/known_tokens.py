@@ -19,9 +19,9 @@ from localinfra.text.vocabulary import Vocabulary
 
 LEAST = 512  # characters of a part that is not the last one
 MAX_KEPT = 2_000_000  # tokens, of 4 bytes; the oldest of who has most are dropped first
-OVERHEAD = 100  # tokens, for a part that has none
+OVERHEAD = 100  # what each part takes beside its tokens, as tokens
 
-AROUND = ("a \n", " a")  # a token that strips blanks or adds one shows it between these
+AROUND = ("a \n", " a")  # between these, a token shows whether it strips or adds blanks
 
 
 class Passage(NamedTuple):
@@ -53,7 +53,8 @@ class KnownTokens:
     ) -> Iterator[Iterable[int]]:
         """`Vocabulary.tokens`. What was kept comes in parts of any length."""
         for passage in self._passages(text, parse_special, add_bos):
-            kept = self._get(client, passage.key)
+            key = passage.key
+            kept = self._get(client, key)
             if kept is not None:
                 yield kept
                 continue
@@ -63,7 +64,7 @@ class KnownTokens:
             ):
                 ids.extend(part)
                 yield part
-            self._put(client, passage.key, ids)
+            self._put(client, key, ids)
 
     def _passages(self, text: str, parse_special: bool, add_bos: bool) -> Iterator[Passage]:
         start = 0
