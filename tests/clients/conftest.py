@@ -1,7 +1,7 @@
 """The servers and the clients' environments, each made once for all tests of this folder.
 
-All but some of the agents' run with one process and, where Ray is installed, with two replicas on a
-Ray of this machine.
+All run with one process and, where Ray is installed, with two replicas on a Ray of this machine:
+`test_clients_on_ray.py` says so.
 """
 
 import functools

@@ -48,10 +48,10 @@ def programs_of(node: Environment) -> Path:
 Agents = AgentServer | AgentRelay
 
 
-@pytest.fixture
+@pytest.fixture(params=ALSO_ON_RAY)
 def agents(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Agents]:
     server: Agents
-    if getattr(request, "param", "alone") == "ray":
+    if request.param == "ray":
         server = AgentRelay(request.getfixturevalue("ray_server").url)
     else:
         server = AgentServer(tmp_path)
@@ -105,7 +105,6 @@ def check(exchanges: Sequence[Exchange], min_tokens: int) -> None:
         assert num_cached >= 0.9 * num_read > 0.9 * min_tokens
 
 
-@pytest.mark.parametrize("agents", ALSO_ON_RAY, indirect=True)
 @pytest.mark.parametrize(
     ("package", "first", "again", "call"),
     [
