@@ -17,7 +17,7 @@ SERVER = re.compile(r"(?<=[\[-])(alone|ray)(?=[\]-])")  # a test's parameter
 def collected() -> set[str]:
     """The names of all tests with clients."""
     options = ["-q", "--import-mode=importlib", "--collect-only", "-m", "clients"]
-    command = [sys.executable, "-m", "pytest", "-o", "addopts=", *options, CLIENTS]
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=", *options, str(CLIENTS)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return {line.rpartition("/")[2] for line in done.stdout.splitlines() if "::" in line}
