@@ -21,7 +21,13 @@ import msgspec
 from localinfra import install, llama_usable
 from localinfra.backend_detect import Machine, best_backend, gains_openvino, look, output_of, read
 from localinfra.children import module_command
-from localinfra.cli.doctor_settings import check_models, check_sharing, look_at_weights, part_of
+from localinfra.cli.doctor_settings import (
+    check_models,
+    check_sharing,
+    check_steps,
+    look_at_weights,
+    part_of,
+)
 from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ImageOutlook, look_at_images
 from localinfra.cli.projectors import check_projectors
@@ -258,7 +264,7 @@ def with_settings(seen: Surroundings, path: Path | None) -> Surroundings:
     decided, put_off = look_at_weights(entries)
     models = [*check_models(settings.path, entries), *check_projectors(entries)]
     if isinstance(seen.llama, LlamaBuild):  # else loading it here may end this process
-        models += check_sharing(entries)
+        models += [*check_sharing(entries), *check_steps(entries, settings.server)]
     return replace(
         seen,
         models=tuple(models),

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from localinfra.cli.findings import Finding
-from localinfra.cli.memory import sharing
+from localinfra.cli.memory import planned, sharing, steps
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
 from localinfra.models import files
 from localinfra.models.catalog import table_of
@@ -40,16 +41,34 @@ def check_files(name: str, entry: ModelEntry) -> Iterator[Finding]:
 
 def check_sharing(entries: Mapping[str, ModelEntry]) -> Iterator[Finding]:
     """Of models whose memory is not cells alone. Loads llama.cpp."""
-    for name, entry in entries.items():
-        path = entry.source.find()
-        if path is None or not isinstance(entry, TextModelEntry):
-            continue
+    for name, entry, path in text_models(entries):
         try:
             words = sharing(entry, read_header(path))
         except (BadGguf, ApiError):
             continue  # reported as a problem of its files
         if words:
             yield Finding("ok", f"{name}: prefixes are {words}")
+
+
+def check_steps(entries: Mapping[str, ModelEntry], settings: ServerSettings) -> Iterator[Finding]:
+    """Of models that GPUs compute, or parts of them. Loads llama.cpp."""
+    for name, entry, path in text_models(entries):
+        try:
+            plan, _ = planned(entry, path, read_header(path), settings)
+        except (BadGguf, ApiError):
+            continue
+        if plan.gpus:
+            yield Finding("ok", f"{name}: prompts are read in {steps(entry, plan)}")
+
+
+def text_models(
+    entries: Mapping[str, ModelEntry],
+) -> Iterator[tuple[str, TextModelEntry, Path]]:
+    """Those whose files are here."""
+    for name, entry in entries.items():
+        path = entry.source.find()
+        if path is not None and isinstance(entry, TextModelEntry):
+            yield name, entry, path
 
 
 def part_of(entry: ModelEntry) -> str | None:

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from localinfra import machine
 from localinfra.config.settings import ServerSettings
-from localinfra.footprint import CPU, NO_MEMORY
+from localinfra.footprint import CPU, NO_MEMORY, Room
 from localinfra.kinds import free_memory
 from localinfra.models import measured
 from localinfra.models.budget import Budget
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import GgufHeader
+
+if TYPE_CHECKING:
+    from localinfra.text.placing import TextPlan
 
 STATES = "shared up to saved states, in main memory (parked_prefixes_mib)"
 
@@ -18,21 +22,38 @@ STATES = "shared up to saved states, in main memory (parked_prefixes_mib)"
 def fit(entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerSettings) -> str:
     """What a text model takes if no other is loaded, as measured before or else as expected, and
     whether and how that fits. The file need not be here."""
+    return fit_of(entry, *planned(entry, path, header, settings))
+
+
+def planned(
+    entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerSettings
+) -> tuple["TextPlan", Room]:
+    """How it is loaded if no other model is, and the room that it has then."""
     from localinfra.text.placing import plan_text  # loads llama.cpp
 
     free = free_memory()
     budget = Budget.of(settings, lambda: free).room(NO_MEMORY)
     room = {device: min(size, free.get(device, size)) for device, size in budget.items()}
-    plan = plan_text("", entry, path, header, room)
+    return plan_text("", entry, path, header, room), room
+
+
+def fit_of(entry: TextModelEntry, plan: "TextPlan", room: Room) -> str:
     takes = measured.footprints.find(measured.identity(entry, plan.shape)) or plan.expected
     return in_words(
         sum(takes.bytes_on.values()),
         plan.settings.context_length,
-        header.block_count + 1,
+        plan.header.block_count + 1,
         plan.gpu_layers,
         {device: size for device, size in room.items() if device != CPU},
         room.get(CPU),
     )
+
+
+def steps(entry: TextModelEntry, plan: "TextPlan") -> str:
+    """How large its steps may be, and why."""
+    from localinfra.text.sizing import batch_in_words
+
+    return batch_in_words(entry, plan.settings, plan.gpus)
 
 
 def sharing(entry: TextModelEntry, header: GgufHeader) -> str | None:

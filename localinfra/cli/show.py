@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from localinfra.cli.completion import complete_models
-from localinfra.cli.memory import fit, sharing, size, weights_fit
+from localinfra.cli.memory import fit_of, planned, sharing, size, steps, weights_fit
 from localinfra.cli.projectors import rows_of_senses
 from localinfra.config import settings as config_file
 from localinfra.config.settings import ServerSettings
@@ -30,7 +30,7 @@ def show(model: str, path: Path | None) -> None:
     name, entry = catalog.discover(config).find(model)
     rows = [("name", name), *rows_of(name, entry)]
     if entry.source.find():
-        rows.append(("memory", memory_of(name, entry, config.server)))
+        rows += rows_of_memory(name, entry, config.server)
     width = max(len(title) for title, _ in rows)
     for title, text in rows:
         click.echo(f"{title.ljust(width)}  {text}")
@@ -60,14 +60,17 @@ def rows_of(name: str, entry: ModelEntry) -> Iterator[Row]:
         yield from rows_of_header(entry, header)
 
 
-def memory_of(name: str, entry: ModelEntry, settings: ServerSettings) -> str:
+def rows_of_memory(name: str, entry: ModelEntry, settings: ServerSettings) -> Iterator[Row]:
     """What it takes with its settings on this machine, if no other model is loaded."""
     if not isinstance(entry, TextModelEntry):
         found = entry.source.find()
-        return weights_fit(bytes_of(found) if found else 0)
+        yield "memory", weights_fit(bytes_of(found) if found else 0)
+        return
     from localinfra.text.loading import weights
 
-    return fit(entry, *weights(name, entry), settings)
+    plan, room = planned(entry, *weights(name, entry), settings)
+    yield "prompts", f"read in {steps(entry, plan)}"
+    yield "memory", fit_of(entry, plan, room)
 
 
 def rows_of_header(entry: ModelEntry, header: GgufHeader) -> Iterator[Row]:

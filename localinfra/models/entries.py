@@ -139,7 +139,9 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     # if it leaves half of the memory beside the weights to others, with a context of 32768 tokens
     # where its length is not set, and costs no layer on a GPU
     window_cache: Literal["auto", "full", "window"] = "auto"
-    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 512  # maximum number of tokens in one step
+    # the most tokens of one step; auto: 512, or up to 2048 on GPUs by CUDA or ROCm, where weights
+    # and cache leave memory for that
+    batch_size: Literal["auto"] | Annotated[int, Meta(ge=1, le=65_536)] = "auto"
     flash_attention: Literal["auto"] | bool = "auto"  # auto: llama.cpp decides
     device_sampling: Literal["auto"] | bool = "auto"  # auto: where all layers are on GPUs
     threads: Count | None = None  # for decoding; default: adapts to the machine's load

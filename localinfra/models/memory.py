@@ -79,15 +79,17 @@ def leaves_room(header: GgufHeader, room_bytes: int, shape: CacheShape) -> bool:
 def compute_bytes(
     header: GgufHeader, shape: CacheShape, num_outputs: int, *, samples: bool = False
 ) -> int:
-    """Buffers beside weights and cache: the logits of a step twice, its masks, its activations.
-    With flash attention, which needs no matrix of all scores. `samples`: on the device, which takes
-    room for as much again."""
+    """Buffers beside weights and cache: the logits of a step twice, its masks, its activations,
+    which each expert of a token has for itself. With flash attention, which needs no matrix of all
+    scores. `samples`: on the device, which takes room for as much again."""
     logits = 2 * 4 * num_outputs * header.vocab_size * (1 + samples)
     mask = 2 * padded(shape.num_cells) * shape.batch_size * (1 + shape.full_window)
     if header.architecture not in BOTH and all(recurrent_blocks(header)):
         mask = 0
-    widest = max(header.embedding_length, header.number("feed_forward_length"))
-    return logits + mask + 4 * 4 * shape.batch_size * widest
+    width, inner = header.embedding_length, header.number("feed_forward_length")
+    of_expert = header.number("expert_feed_forward_length", inner)
+    routed = header.number("expert_used_count") * (width + of_expert)
+    return logits + mask + 4 * shape.batch_size * max(4 * width, 4 * inner, 2 * routed)
 
 
 def layer_sizes(header: GgufHeader, shape: CacheShape) -> list[int]:

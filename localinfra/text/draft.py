@@ -67,6 +67,7 @@ def draft_entry(
         entry,
         context_length=min(settings.context_length, trained),
         kv_cache_tokens=settings.num_cells,
+        batch_size=settings.batch_size,  # it reads what the other one reads
         tensor_split=(),
         rpc_servers=(),
         lora=(),
@@ -120,6 +121,7 @@ def load_mtp(name: str, plan: TextPlan, model: Model, verifier: "HiddenContext")
         plan.settings,
         context_length=verifier.context_length,
         num_cells=verifier.num_cells,
+        batch_size=verifier.batch_size,
         full_window=False,
         max_rollback=0,
         device_sampling=False,

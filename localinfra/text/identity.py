@@ -17,13 +17,16 @@ def identity(
     entry: TextModelEntry, header: GgufHeader, settings: ContextSettings, *, is_offloaded: bool
 ) -> list[str]:
     """Everything that the numbers in KV cells depend on besides their tokens. Not the size of the
-    cache, which may follow from the memory that happens to be free: only whether it is beyond what
-    the model was made for, as positions may be scaled then (llama_model_base::get_rope_factors)."""
+    cache, nor of steps on a GPU, which may follow from the memory that happens to be free: only
+    whether the cache is beyond what the model was made for, as positions may be scaled then
+    (llama_model_base::get_rope_factors)."""
     own = part_paths(Path(header.path), header.num_parts)
     files = [store.identify(path) for path in (*own, *(adapter.path for adapter in entry.lora))]
     most = header.number("rope.scaling.original_context_length", header.context_length)
+    is_open = entry.batch_size == "auto" and is_offloaded
     counts = msgspec.structs.replace(
         settings,
+        batch_size=0 if is_open else settings.batch_size,
         threads=None,
         batch_threads=None,
         num_sequences=1,

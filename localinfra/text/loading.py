@@ -28,8 +28,9 @@ from localinfra.prefixes.shelves import Shelves
 from localinfra.text.courtesy import Company
 from localinfra.text.draft import load_draft, plan_with_draft
 from localinfra.text.identity import identity
-from localinfra.text.placing import TextPlan, place, short_context
-from localinfra.text.projector import load_projector, plan_projector, with_batch
+from localinfra.text.placing import TextPlan, place
+from localinfra.text.projector import load_projector, plan_projector, with_pictures
+from localinfra.text.sizing import short_context
 
 if TYPE_CHECKING:
     from localinfra.engine.engine import Engine
@@ -58,7 +59,7 @@ def load_text_model(
     Raises ModelUnavailable with the remedy: file absent, damaged, or too large for memory."""
     plan = plan or text_plan(name, entry, {})
     path, header = plan.path, plan.header
-    own_entry, entry = entry, with_batch(entry, plan.projector)
+    own_entry, entry = entry, with_pictures(entry, plan.projector)
     context, model = place(name, entry, plan)
     # Imported late: while a server starts, another thread imports it beside the load.
     from localinfra.engine.engine import Engine
@@ -200,7 +201,7 @@ def plan_with_projector(
     free[CPU] = machine.available_memory() or 0
     room = {device: room.get(device, size) for device, size in free.items()}
     rest = less(room, projector.expected)
-    plan = plan_with_draft(name, with_batch(entry, projector), path, header, rest)
+    plan = plan_with_draft(name, with_pictures(entry, projector), path, header, rest)
     return msgspec.structs.replace(
         plan,
         expected=total((plan.expected, projector.expected)),

@@ -1,6 +1,5 @@
-"""Where a text model's layers go, how long its context is and what it will take: a plan from its
-header and the room there is; then llama.cpp's weights and context by that plan, or by a smaller one
-if memory runs out.
+"""Where a text model's layers go and what it will take: a plan from its header and the room there
+is; then llama.cpp's weights and context by that plan, or by a smaller one if memory runs out.
 """
 
 import contextlib
@@ -13,39 +12,38 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from localinfra import install, machine
-from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING
+from localinfra.engine.backend import MOST_PADDING
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
 from localinfra.llama import peers
 from localinfra.llama.build_info import free_memory, unused_features
-from localinfra.llama.memories import OTHER_WINDOWS
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings, NoContext
 from localinfra.llama.settings import MIN_OUTPUT_ROWS, ContextSettings, Rounding
 from localinfra.models import measured
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.header import GgufHeader
 from localinfra.models.gguf.mtp import without_mtp
-from localinfra.models.kv_cache import (
-    ROLLS_BACK,
-    CacheShape,
-    cache_bytes,
-    recurrent_blocks,
-    windows,
-)
+from localinfra.models.kv_cache import cache_bytes
 from localinfra.models.memory import (
     UNKNOWN_CONTEXT,
     compute_bytes,
-    default_context,
     fewer_layers,
     layer_sizes,
     layers_per_device,
-    leaves_room,
     smaller_context,
 )
 from localinfra.models.seats import LoadPlan
 from localinfra.text.identity import identity
 from localinfra.text.known_loads import heard_once
 from localinfra.text.projector import ProjectorPlan
+from localinfra.text.sizing import (
+    cache_shape,
+    context_settings,
+    device_reserve,
+    rollback,
+    sized,
+    with_batch,
+)
 
 if TYPE_CHECKING:
     from localinfra.llama.context import LlamaContext
@@ -53,14 +51,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 roundings = measured.Records("rounding", Rounding)  # finding them takes as long as a small load
-
-# Tokens of context. A longer one is worth less than prefixes that can be shared in any part, where
-# layers with a sliding window keep all tokens.
-ENOUGH_CONTEXT = 32_768
-MAX_ROLLBACK = 8  # tokens of a draft that recurrent layers can take back
-ROLLBACK_SHARE = 1 / 16  # of the weights' size may be spent on it: small states, as LFM2's
-ASKED_ROLLBACK = 3  # whatever it costs, where settings name who drafts
-
 
 # llama.cpp ends the process if, after the large buffers, it gets no memory for a graph's nodes,
 # which are 36 MB with SmolLM2.
@@ -76,6 +66,11 @@ class TextPlan(LoadPlan, frozen=True, kw_only=True):
     # of its draft model and its projector, which `expected` includes
     draft: "TextPlan | None" = None
     projector: ProjectorPlan | None = None
+
+    @property
+    def gpus(self) -> list[str]:
+        """Those that have layers of it, by this plan."""
+        return [device for device in self.expected.bytes_on if device != CPU]
 
     @property
     def projector_identity(self) -> str:
@@ -104,9 +99,11 @@ def plan_text(
     place_bytes = sum(gpus.values()) + (0 if is_on_gpu else host_bytes)
     settings = sized(entry, loaded, place_bytes, list(gpus.values()))
     settings = msgspec.structs.replace(settings, max_rollback=rollback(entry, loaded, settings))
+    settings = with_batch(entry, loaded, settings, gpus)
     layers, split = entry.gpu_layers, entry.tensor_split
     if layers == "auto":
-        fitting = layers_per_device(loaded, list(gpus.values()), cache_shape(settings))
+        reserve = device_reserve(loaded, settings)
+        fitting = layers_per_device(loaded, list(gpus.values()), cache_shape(settings), reserve)
         layers, split = sum(fitting), split or tuple(map(float, fitting))
         if gpus:
             total = sum(gpus.values()) / 2**30
@@ -142,91 +139,6 @@ def warn_of_slow_layers(name: str, num_on_cpu: int, unused: Sequence[str]) -> No
             "makes them many times slower. One compiled for this machine does: %s",
             name, num_on_cpu, " ".join(unused), install.rebuild(compiles=True),
         )  # fmt: skip
-
-
-def sized(
-    entry: TextModelEntry, header: GgufHeader, place_bytes: int, gpus: list[int]
-) -> ContextSettings:
-    """Decides the length of the context where that is not set, and whether layers with a sliding
-    window get a cell for each token of it. `gpus`: their free bytes."""
-
-    def settings(length: int, *, full: bool) -> ContextSettings:
-        return msgspec.structs.replace(context_settings(entry, length), full_window=full)
-
-    def length(*, full: bool) -> int:
-        return entry.context_length or default_context(
-            header, place_bytes, lambda length: cache_shape(settings(length, full=full))
-        )
-
-    small = settings(length(full=False), full=False)
-    can_be_full = any(windows(header)) and not any(recurrent_blocks(header))
-    if not can_be_full or header.architecture in OTHER_WINDOWS:
-        return small
-    full = settings(length(full=True), full=True)
-    shape, of_window = cache_shape(full), cache_shape(small)
-    costs_nothing = cache_bytes(header, shape) == cache_bytes(header, of_window)
-    if entry.window_cache == "full" or costs_nothing:
-        return full
-    if entry.window_cache == "window":
-        return small
-    is_long = full.context_length >= min(small.context_length, ENOUGH_CONTEXT)
-    of_window = msgspec.structs.replace(shape, full_window=False)
-    layers = layers_per_device(header, gpus, shape)
-    costs_layers = layers != layers_per_device(header, gpus, of_window)
-    fits = is_long and leaves_room(header, place_bytes, shape) and not costs_layers
-    return full if fits else small
-
-
-def rollback(entry: TextModelEntry, header: GgufHeader, settings: ContextSettings) -> int:
-    """The tokens of a draft that recurrent states can take back: none where drafts don't pay for
-    the memory that this needs."""
-    is_asked = entry.mtp or entry.draft is not None
-    if not (entry.prompt_lookup or is_asked) or header.architecture not in ROLLS_BACK:
-        return 0
-    # llama.cpp asserts that a step is larger than what it keeps together.
-    if settings.batch_size <= MAX_ROLLBACK + 1:
-        return 0
-    plain = cache_shape(settings)
-    rolling = msgspec.structs.replace(plain, max_rollback=MAX_ROLLBACK)
-    num_bytes = sum(cache_bytes(header, rolling)) - sum(cache_bytes(header, plain))
-    if num_bytes <= ROLLBACK_SHARE * header.tensor_bytes:
-        return MAX_ROLLBACK
-    return ASKED_ROLLBACK if is_asked else 0
-
-
-def context_settings(entry: TextModelEntry, length: int) -> ContextSettings:
-    """`length`: tokens of one sequence."""
-    return ContextSettings(
-        context_length=length,
-        num_cells=max(entry.kv_cache_tokens or length, length),
-        num_sequences=entry.sequences,
-        batch_size=max(entry.batch_size, entry.sequences),
-        threads=entry.threads,
-        batch_threads=entry.batch_threads,
-        flash_attention=None if entry.flash_attention == "auto" else entry.flash_attention,
-        kv_type=entry.kv_type,
-        device_sampling=None if entry.device_sampling == "auto" else entry.device_sampling,
-        mtp=entry.mtp,
-    )
-
-
-def short_context(entry: TextModelEntry, header: GgufHeader) -> ContextSettings:
-    """Settings to measure speed with, whatever memory there is."""
-    trained = header.context_length or UNKNOWN_CONTEXT
-    return context_settings(entry, entry.context_length or min(trained, UNKNOWN_CONTEXT))
-
-
-def cache_shape(settings: ContextSettings) -> CacheShape:
-    return CacheShape(
-        num_cells=settings.num_cells + MOST_PADDING,
-        num_sequences=settings.num_sequences + 1,  # one more, for saving and restoring
-        batch_size=settings.batch_size,
-        kv_type=settings.kv_type,
-        num_extra_states=EXTRA_STATES,
-        max_rollback=settings.max_rollback,
-        full_window=settings.full_window,
-        mtp=settings.mtp,
-    )
 
 
 def expected(
@@ -288,6 +200,11 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple["LlamaConte
             if settings.full_window and entry.window_cache == "auto":
                 logger.warning("%s: loading failed (%s); trying a window cache", name, error)
                 settings = msgspec.structs.replace(settings, full_window=False)
+                continue
+            usual = context_settings(entry, settings.context_length).batch_size
+            if settings.batch_size > usual:
+                logger.warning("%s: loading failed (%s); trying steps of %d", name, error, usual)
+                settings = msgspec.structs.replace(settings, batch_size=usual)
                 continue
             tried = layers, settings.context_length
             smaller = tried

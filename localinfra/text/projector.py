@@ -29,6 +29,7 @@ from localinfra.models.gguf.projector import (
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_projector
 from localinfra.models.sources import locate
 from localinfra.models.trials import crash_of, note_crash
+from localinfra.text.sizing import usual_batch
 
 if TYPE_CHECKING:
     from localinfra.llama.projector import Projector
@@ -121,13 +122,13 @@ def check_batch(header: GgufHeader, trial: TrialResult) -> None:
         raise TrialFailed(f"makes up to {trial.most_at_once} rows that one step must hold")
 
 
-def with_batch(entry: TextModelEntry, planned: ProjectorPlan | None) -> TextModelEntry:
+def with_pictures(entry: TextModelEntry, planned: ProjectorPlan | None) -> TextModelEntry:
     """The entry with steps that hold any picture whose rows see each other: llama.cpp asserts
     it."""
-    if planned is None or planned.trial.is_causal:
+    most = 0 if planned is None or planned.trial.is_causal else planned.trial.most_at_once
+    if most <= usual_batch(entry):
         return entry
-    size = max(entry.batch_size, planned.trial.most_at_once)
-    return msgspec.structs.replace(entry, batch_size=size)
+    return msgspec.structs.replace(entry, batch_size=most)
 
 
 def load_projector(

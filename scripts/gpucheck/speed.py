@@ -25,7 +25,7 @@ from gpucheck.tools import (
 LOOP_GOAL = 0.98  # of the bare loop's tokens per second
 PLAIN_GOAL, DEVICE_GOAL = 1.2, 1.0  # of llama-server's, as it comes and sampling on the device
 GOAL_STREAMS = 32
-BATCH_SIZES = (512, 2048)  # `batch_size`: its default, which is llama.cpp's, and one for large GPUs
+BATCH_SIZES = (512, 2048)  # `batch_size`: llama.cpp's own default, and ours by CUDA and ROCm
 # As chat applications send it; each answer draws its own tokens.
 SAMPLED = {"temperature": 0.8, "top_p": 0.95}
 

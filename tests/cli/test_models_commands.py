@@ -13,7 +13,7 @@ from models.tiny_gguf import F32, STRING, TinyModel, Value, tiny_gemma3, tiny_ll
 from models.tiny_hybrids import tiny_lfm2
 from models.tiny_mtp import tiny_glm4
 
-from localinfra.cli.doctor_settings import check_sharing
+from localinfra.cli.doctor_settings import check_sharing, check_steps
 from localinfra.cli.main import main
 from localinfra.config import settings as config_file
 from localinfra.footprint import GIB
@@ -71,6 +71,35 @@ def test_show_says_how_a_model_fits_this_machine(
     monkeypatch.setattr("localinfra.machine.available_memory", lambda: free)
     line = called("show", "owner/repo").stdout.splitlines()[-1]
     assert line.startswith("memory") and line.endswith(expected), line
+
+
+@pytest.mark.parametrize(
+    ("gpu", "setting", "words"),
+    [
+        ("", "", "steps of up to 512 tokens"),
+        ("cuda:0", "", "steps of up to 2,048 tokens: a GPU computes, and has memory for them"),
+        ("vulkan:0", "", "steps of up to 512 tokens"),
+        ("cuda:0", "batch_size = 64", "steps of up to 64 tokens, as batch_size says"),
+        ("cuda:0", "gpu_layers = 0", "steps of up to 512 tokens"),
+    ],
+)
+def test_show_and_doctor_say_how_large_steps_are(
+    gpu: str, setting: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {gpu: 8 * GIB} if gpu else {}
+    monkeypatch.setattr("localinfra.llama.build_info.free_memory", lambda: free)
+    monkeypatch.setattr("localinfra.text.placing.free_memory", lambda: free)
+    path = tiny_llama().write(tmp_path / "tiny.gguf")
+    (tmp_path / "models.toml").write_text(
+        f'[model."tiny"]\nsource = "{path}"\nkind = "text"\n{setting}\n'
+    )
+    config = config_file.load(tmp_path / "models.toml")
+    done = called("show", "tiny", "--config", str(config.path))
+    assert f"prompts   read in {words}\n" in done.output
+    entries = {"tiny": catalog.discover(config).entries["tiny"]}
+    found = [finding.text for finding in check_steps(entries, config.server)]
+    is_on_gpu = gpu and setting != "gpu_layers = 0"
+    assert found == ([f"tiny: prompts are read in {words}"] if is_on_gpu else [])
 
 
 @pytest.mark.parametrize(

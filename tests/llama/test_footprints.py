@@ -23,12 +23,11 @@ from localinfra.models.sources import PathSource
 from localinfra.text import placing
 from localinfra.text.placing import (
     TextPlan,
-    cache_shape,
-    context_settings,
     place,
     plan_text,
     warn_of_slow_layers,
 )
+from localinfra.text.sizing import cache_shape, context_settings
 
 
 def six_gemma3() -> TinyModel:

@@ -38,7 +38,7 @@ from localinfra.models.gguf.reader import BadGguf, read_header
 from localinfra.models.kv_cache import cache_bytes
 from localinfra.models.sources import ModelSource, PathSource
 from localinfra.text.loading import load_text_model, text_plan
-from localinfra.text.placing import cache_shape
+from localinfra.text.sizing import cache_shape
 
 GREEDY = GenerationParams(SamplingParams(temperature=0))
 SCORED = GenerationParams(SamplingParams(temperature=0), top_logprobs=0)

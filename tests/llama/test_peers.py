@@ -34,6 +34,7 @@ from localinfra.text.draft import draft_entry
 from localinfra.text.identity import identity
 from localinfra.text.loading import load_text_model
 from localinfra.text.placing import plan_text
+from localinfra.text.sizing import context_settings
 
 HAS_RPC = llama_cpp.llama_supports_rpc()
 PEER = """
@@ -139,7 +140,7 @@ def test_safer_settings_drafts_and_kept_prefixes_know_of_peers(path: Path) -> No
     entry = TextModelEntry(source=PathSource(path), rpc_servers=("a:1",))
     assert entry.safer.rpc_servers == ()
     header = read_header(path)
-    settings = placing.context_settings(entry, 512)
+    settings = context_settings(entry, 512)
     assert draft_entry(entry, header, settings).rpc_servers == ()
     alone = msgspec.structs.replace(entry, rpc_servers=())
     known = [identity(each, header, settings, is_offloaded=True) for each in (entry, alone)]
