@@ -44,11 +44,11 @@ class Endless(FakeBackend):
 class Device:
     """A scheduler on a machine whose steps take what they take on a GPU."""
 
-    def __init__(self, *, is_on_device: bool = True):
+    def __init__(self, *, is_on_device: bool = True, batch_size: int = 512):
         self.backend = Endless(
             num_cells=20_000,
             num_sequences=8,
-            batch_size=512,
+            batch_size=batch_size,
             context_length=10_000,
             is_on_device=is_on_device,
         )
@@ -133,12 +133,22 @@ def test_streams_wait_no_longer_than_in_mixed_steps() -> None:
     assert len(steps) <= 2.5 * len(mixed_steps)
 
 
-def test_without_streams_prompts_are_read_in_whole_batches() -> None:
-    device = Device()
-    prompt = device.submit(4000, 1)
+def test_larger_batches_change_nothing_for_running_streams() -> None:
+    """Their gaps bound the steps of prompts, however large these might be."""
+    usual, large = (beside_streams(Device(batch_size=size)) for size in (512, 2048))
+    assert large[1] == usual[1]
+    assert [len(step.batch) for step in large[0]] == [len(step.batch) for step in usual[0]]
+
+
+@pytest.mark.parametrize("batch_size", [512, 2048])
+def test_without_streams_prompts_are_read_in_whole_batches(batch_size: int) -> None:
+    device = Device(batch_size=batch_size)
+    prompt = device.submit(4200, 1)
     while prompt.num_generated == 0:
         device.step()
-    assert [len(step.batch) for step in device.steps[:7]] == [512] * 7
+    num_whole = 4200 // batch_size
+    sizes = [len(step.batch) for step in device.steps]
+    assert sizes == [batch_size] * num_whole + [4200 % batch_size]
 
 
 def test_threads_are_not_adapted_where_a_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
