@@ -44,6 +44,7 @@ def run(around: Surroundings, sheet: Sheet) -> None:
         title = f"{name}{', a small one' if large else ''}, random weights"
         measure(around, sheet, title, shape, around.work / file)
     measure_prompts(around, sheet, title, around.work / file)
+    measure_caches(around, sheet, title, around.work / file)
 
 
 def measure(around: Surroundings, sheet: Sheet, title: str, shape: Shape, file: Path) -> None:
@@ -82,6 +83,19 @@ def measure_prompts(around: Surroundings, sheet: Sheet, title: str, file: Path) 
                 sheet.add(label, f"{1000 * first_token_s(server, num_words):.0f} ms")
         except (Unmeasurable, OSError) as error:
             sheet.add(label, f"FAILED: {error}")
+
+
+def measure_caches(around: Surroundings, sheet: Sheet, title: str, file: Path) -> None:
+    """What long streams that share nothing would gain by a cache for each (`kv_unified`), in the
+    bare loop."""
+    count, depth = (2, 64) if around.is_quick else (32, 2048)
+    program = compiled_loop(around)
+    if program is None:
+        return  # `bare_loops` has said it
+    for kind in ("one", "each"):
+        label = f"{title}: bare loop, {streams(count)} after {depth} tokens, cache of {kind}"
+        found = loop_rate(around, program, file, count, depth, kind)
+        sheet.add(label, found if isinstance(found, str) else f"{found:.0f} tokens/s")
 
 
 def first_token_s(server: Server, num_words: int) -> float:
@@ -157,15 +171,24 @@ def bare_loops(
         return {}
     found = {}
     for count in counts:
-        steps, layers = (24 if around.is_quick else 256), (999 if around.gpu else 0)
-        numbers = map(str, (count, steps, layers, around.threads))
-        done = subprocess.run([program, file, *numbers], capture_output=True, text=True)
-        if done.returncode:
-            sheet.add(f"{title}: bare loop, {streams(count)}", f"FAILED: {done.stderr[-200:]}")
-            continue
-        found[count] = float(done.stdout)
-        sheet.add(f"{title}: bare loop, {streams(count)}", f"{found[count]:.0f} tokens/s")
+        rows = loop_rate(around, program, file, count)
+        said = rows if isinstance(rows, str) else f"{rows:.0f} tokens/s"
+        sheet.add(f"{title}: bare loop, {streams(count)}", said)
+        if isinstance(rows, float):
+            found[count] = rows
     return found
+
+
+def loop_rate(
+    around: Surroundings, program: Path, file: Path, count: int, *options: object
+) -> float | str:
+    """Its tokens per second, or why there are none. `options`: as loop.cpp has them."""
+    steps, layers = (24 if around.is_quick else 256), (999 if around.gpu else 0)
+    words = map(str, (count, steps, layers, around.threads, *options))
+    done = subprocess.run([program, file, *words], capture_output=True, text=True)
+    return (
+        f"FAILED: {done.returncode} {done.stderr[-200:]}" if done.returncode else float(done.stdout)
+    )
 
 
 def compare(
