@@ -143,13 +143,15 @@ class Batching:
         is_burst = came_together(decoding, prompts[0])
         budget = len(step.batch)
         stands_alone = self._shapes.stands_alone(prompts[0])
-        if stands_alone or not decoding:
+        depth = in_turn[0].num_cached
+        if stands_alone or not (decoding or self._backend.is_on_device):
             budget = max_rows
+        elif not decoding:
+            budget = self._prefill.alone(depth, max_rows)
         elif is_burst:
             budget += self._prefill.burst
         else:
             num_rows = self._shapes.size_of(decoding)(len(decoding))
-            depth = in_turn[0].num_cached
             budget += self._prefill.chunk(num_rows, len(prompts), depth, max_rows - num_rows)
         budget = min(budget, max_rows)
         enough = self._prefill.enough if is_burst or not decoding else 0

@@ -44,7 +44,9 @@ class Endless(FakeBackend):
 class Device:
     """A scheduler on a machine whose steps take what they take on a GPU."""
 
-    def __init__(self, *, is_on_device: bool = True, batch_size: int = 512):
+    def __init__(self, *, is_on_device: bool = True, batch_size: int = 512, token_s: float = 6e-5):
+        """`token_s`: of a prompt, beside what a step takes."""
+        self.token_s = token_s
         self.backend = Endless(
             num_cells=20_000,
             num_sequences=8,
@@ -72,7 +74,7 @@ class Device:
         self.backend.wait()
         num_rows = len(step.batch) - step.num_prompt_tokens
         seconds = (USUAL_S + 5e-5 * num_rows) * (num_rows > 0)
-        seconds += (0.005 + 6e-5 * step.num_prompt_tokens) * (step.num_prompt_tokens > 0)
+        seconds += (0.005 + self.token_s * step.num_prompt_tokens) * (step.num_prompt_tokens > 0)
         self.scheduler.observe(step, seconds)
         self.steps.append(step)
         self.seconds.append(seconds)
@@ -140,15 +142,27 @@ def test_larger_batches_change_nothing_for_running_streams() -> None:
     assert [len(step.batch) for step in large[0]] == [len(step.batch) for step in usual[0]]
 
 
-@pytest.mark.parametrize("batch_size", [512, 2048])
-def test_without_streams_prompts_are_read_in_whole_batches(batch_size: int) -> None:
-    device = Device(batch_size=batch_size)
+@pytest.mark.parametrize(
+    ("batch_size", "token_s", "is_on_device", "sizes"),
+    [
+        (512, 6e-5, True, [512] * 8 + [104]),
+        # The first one shows what tokens cost.
+        (2048, 6e-5, True, [512, 2048, 1640]),
+        # Who comes meanwhile waits no longer than for what is read in 0.75 s, or for 512 tokens.
+        (2048, 6e-4, True, [512] + [1024] * 3 + [616]),
+        (2048, 5e-3, True, [512] * 8 + [104]),
+        # Layers on the CPU are copied to the GPU in each step, whatever its size.
+        (2048, 5e-3, False, [2048] * 2 + [104]),
+    ],
+)
+def test_without_streams_prompts_are_read_in_steps_as_large_as_are_no_stall(
+    batch_size: int, token_s: float, is_on_device: bool, sizes: list[int]
+) -> None:
+    device = Device(batch_size=batch_size, token_s=token_s, is_on_device=is_on_device)
     prompt = device.submit(4200, 1)
     while prompt.num_generated == 0:
         device.step()
-    num_whole = 4200 // batch_size
-    sizes = [len(step.batch) for step in device.steps]
-    assert sizes == [batch_size] * num_whole + [4200 % batch_size]
+    assert [len(step.batch) for step in device.steps] == sizes
 
 
 def test_threads_are_not_adapted_where_a_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,13 @@ class Prefill:
         together: they let the others catch up, and all of them share the wait."""
         return self._fitting(NUMBERS.max_stall_s, 0)
 
+    def alone(self, depth: int, room: int) -> int:
+        """Prompt tokens for a step on a GPU beside which nobody streams, at most `room`: as many
+        whole parts as are no stall for who comes meanwhile, one at least."""
+        whole = NUMBERS.whole_rows
+        fitting = self._fitting(NUMBERS.max_stall_s, 0, depth)
+        return min(max(1, fitting // whole) * whole, room)
+
     def chunk(self, num_rows: int, num_prompts: int, depth: int, room: int) -> int:
         """Prompt tokens that may join a step of so many decoding rows, for all of `num_prompts`
         together, at most `room`; the first of them comes after `depth` others of its prompt.
