@@ -145,7 +145,7 @@ def batch_in_words(entry: TextModelEntry, settings: ContextSettings, gpus: Colle
         return f"{size}, as batch_size says"
     if settings.batch_size > USUAL_BATCH:
         return f"{size}: a GPU computes, and has memory for them"
-    if batches_for(gpus):
+    if batches_for(gpus) and entry.flash_attention is not False:
         return f"{size}: for larger ones, which are faster on this GPU, it has no memory"
     return size
 
