@@ -18,7 +18,7 @@ from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
 from localinfra.llama import peers
 from localinfra.llama.build_info import free_memory, unused_features
-from localinfra.llama.memories import OTHER_WINDOWS
+from localinfra.llama.memories import CHUNKED
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings, NoContext
 from localinfra.llama.settings import MIN_OUTPUT_ROWS, ContextSettings, Rounding
 from localinfra.models import measured
@@ -160,9 +160,11 @@ def sized(
 
     small = settings(length(full=False), full=False)
     can_be_full = any(windows(header)) and not any(recurrent_blocks(header))
-    if not can_be_full or header.architecture in OTHER_WINDOWS:
+    if not can_be_full:
         return small
     full = settings(length(full=True), full=True)
+    if header.architecture in CHUNKED:
+        return full
     shape, of_window = cache_shape(full), cache_shape(small)
     costs_nothing = cache_bytes(header, shape) == cache_bytes(header, of_window)
     if entry.window_cache == "full" or costs_nothing:
