@@ -137,7 +137,7 @@ def check_cache(reader: "StateReader", extra_bytes: int, has_values: bool) -> ND
     """`llama_kv_cache::state_write`, of a unified cache. Returns the positions of its cells, in
     ascending order. Raises Unsound."""
     num_streams, num_cells = reader.unpack("<II")
-    require(num_streams == 1)
+    require(num_streams == 1 and num_cells > 0)
     return check_cells(reader, num_cells, extra_bytes, has_values)
 
 
