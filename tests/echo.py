@@ -187,7 +187,7 @@ class EchoBackend:
     batch_size = 512
     max_output_rows = 512
     max_threads = 1
-    can_share_prefixes = True
+    shares_cells = True
     needs_states = False
     canonical_rows = canonical_decode_rows = 0
     is_canonical_alone = is_on_device = False

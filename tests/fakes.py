@@ -48,12 +48,7 @@ def next_token(history: list[int]) -> int:
     return int(logits_after(history).argmax())
 
 
-def reference(
-    prompt: list[int],
-    max_tokens: int,
-    context: int,
-    stream: int = 0,
-) -> list[int]:
+def reference(prompt: list[int], max_tokens: int, context: int, stream: int = 0) -> list[int]:
     """The tokens a request gives when it runs alone."""
     tokens = list(prompt)
     sampler = Sampler(SamplingParams(), stream, prompt)
@@ -78,7 +73,7 @@ class FakeBackend:
     looks at; with `canonical_decode_rows` also on whether it has no more rows than those; with
     `is_canonical_alone` on how many rows each slot has. Rows that only fill a step have room of
     their own. With `needs_states`, a slot has a state beside its cells: the tokens it has read, and
-    how each was rounded."""
+    how each was rounded. Without `shares_cells`, its cells come with it."""
 
     row_width = 0
     has_grid_positions = False
@@ -92,9 +87,9 @@ class FakeBackend:
         batch_size: int = 32,
         context_length: int = 128,
         max_output_rows: int = 8,
-        can_share_prefixes: bool = True,
         max_saved: int = 10_000,
         needs_states: bool = False,
+        shares_cells: bool = True,
         max_rollback: int = 10_000,
         idle_cells_slow_steps: bool = False,
         canonical_rows: int = 0,
@@ -110,7 +105,7 @@ class FakeBackend:
         self.num_cells = num_cells
         self.num_sequences = num_sequences
         self.num_vocab = NUM_VOCAB
-        self.num_slots = num_slots if can_share_prefixes else num_sequences + 1
+        self.num_slots = num_slots
         self.max_threads = self.num_threads = max_threads
         self.canonical_rows = canonical_rows
         self.least_rows = least_rows
@@ -121,10 +116,10 @@ class FakeBackend:
         self.batch_size = batch_size
         self.context_length = context_length
         self.max_output_rows = max_output_rows
-        self.can_share_prefixes = can_share_prefixes
         self.max_saved = max_saved
         self.needs_states = needs_states
-        self.max_rollback = max_rollback if can_share_prefixes else 0
+        self.shares_cells = shares_cells
+        self.max_rollback = max_rollback
         self.states: dict[int, list[tuple[int, int]]] = {}  # by slot
         self.num_restored = 0  # states
         self.is_on_device = is_on_device
@@ -267,13 +262,14 @@ class FakeBackend:
         return logits_after(history, rounding)
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
-        assert self.can_share_prefixes and source != target
+        assert source != target
         for cell in self.held(source):
-            if start <= cell.position < stop:
+            if self.shares_cells and start <= cell.position < stop:
                 cell.slots.add(target)
 
     def drop(self, slot: int, start: int, stop: int | None = None) -> None:
-        assert self.can_share_prefixes or (start, stop) == (0, None)
+        if not self.shares_cells and (start, stop) != (0, None):
+            return
         if stop is None and slot in self.states:
             state = self.states[slot]
             assert start == 0 or len(state) - start <= self.max_rollback
@@ -289,7 +285,7 @@ class FakeBackend:
         assert slot <= self.num_sequences
         if not self.has_host_memory:
             raise MemoryError
-        return np.array([cell[:3] for cell in self.held(slot)], np.int32).view(np.uint8)
+        return np.array([cell[:3] for cell in self.held(slot)], np.int32).view(np.uint8).reshape(-1)
 
     def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
         assert slot <= self.num_sequences and not self.held(slot)
@@ -304,10 +300,13 @@ class FakeBackend:
         return np.array(self.states[slot], np.int64).view(np.uint8).reshape(-1)
 
     def restore_state(self, slot: int, data: NDArray[np.uint8], position: int) -> bool:
-        state = [
-            (token, rounding) for token, rounding in data.view(np.int64).reshape(-1, 2).tolist()
-        ]
+        pairs = data.view(np.int64).reshape(-1, 2).tolist()
+        state = [(token, rounding) for token, rounding in pairs]
         assert len(state) == position
+        if not self.shares_cells:
+            self.drop(slot, 0)
+            for place, each in enumerate(state):
+                self.put(Cell(place, *each, {slot}))
         self.states[slot] = state
         self.num_restored += 1
         return True
@@ -315,8 +314,8 @@ class FakeBackend:
     def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
         if start == stop:
             return data.nbytes == 16 * stop
-        if data.nbytes != 12 * (stop - start):
-            return False
+        if not self.shares_cells or data.nbytes != 12 * (stop - start):
+            return not data.nbytes
         positions = data.view(np.int32).reshape(-1, 3)[:, 0].tolist()
         return sorted(positions) == list(range(start, stop))
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from localinfra.text.placing import TextPlan
 
 STATES = "shared up to saved states, in main memory (parked_prefixes_mib)"
+WHOLE_STATES = f"{STATES}; each has all that was read"
+NO_STATES = "not shared: parked_prefixes_mib = 0 leaves no room for saved states"
 
 
 def fit(entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerSettings) -> str:
@@ -59,14 +61,15 @@ def steps(entry: TextModelEntry, plan: "TextPlan") -> str:
 def sharing(entry: TextModelEntry, header: GgufHeader) -> str | None:
     """What conversations share of what was read, where that depends on the model: it has layers
     with a sliding window, or recurrent ones."""
-    from localinfra.llama.memories import OTHER_HYBRIDS, OTHER_WINDOWS
+    from localinfra.llama.memories import is_saved_whole
     from localinfra.models.kv_cache import recurrent_blocks, windows
+    from localinfra.text.loading import max_offloaded_bytes
     from localinfra.text.placing import plan_text
 
     has_windows, has_state = any(windows(header)), any(recurrent_blocks(header))
-    is_other = header.architecture in OTHER_WINDOWS | OTHER_HYBRIDS
-    if is_other or (has_windows and has_state):
-        return "not shared: this server can't move this kind of memory, and reads each turn whole"
+    has_window = header.number("attention.sliding_window") > 0
+    if is_saved_whole(header.architecture, is_hybrid=has_state, has_window=has_window):
+        return WHOLE_STATES if max_offloaded_bytes(entry) else NO_STATES
     if has_windows:
         plan = plan_text("", entry, Path(header.path), header, {})
         if plan.settings.full_window:

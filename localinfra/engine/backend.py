@@ -63,10 +63,7 @@ class Batch:
 
 
 class Backend(Protocol):
-    """A model with its KV cache.
-
-    `can_share_prefixes`: parts of a slot can be copied and removed. Not so in some kinds of memory.
-    """
+    """A model with its KV cache."""
 
     context_length: int  # tokens a single sequence may hold
     num_cells: int  # tokens that all slots together may hold
@@ -78,9 +75,9 @@ class Backend(Protocol):
     batch_size: int  # tokens a batch may have, and rows of a picture that see each other
     max_output_rows: int  # logits rows a batch may ask for
     max_threads: int
-    can_share_prefixes: bool
     max_saved: int  # positions of a slot that `save` can hold at once
     needs_states: bool  # a slot goes on from its last position, or from a saved state
+    shares_cells: bool  # slots hold the same cells after `copy`, else each has those of its state
     max_rollback: int  # tokens that can be dropped from a slot's end after they were computed
     # A step of up to this many rows gives each row the same bits whatever the other rows are, if
     # its numbers of rows and of output rows are canonical sizes. 0 if no such limit is known.

@@ -118,9 +118,8 @@ class CanonicalShapes:
             self._fill_up(step, self.size_of(shaped))
         if shaped and len(step.batch) == 1:
             self._shape_single_row(step, shaped[0])
-        # Where states or whole sequences are copied, closing a hole takes long, and every finished
-        # sequence leaves one.
-        copies_cells_only = self._backend.can_share_prefixes and not self._backend.needs_states
+        # Where states are copied, closing a hole takes long; every finished sequence leaves one.
+        copies_cells_only = not self._backend.needs_states
         ordered = [
             sequence
             for sequence in shaped

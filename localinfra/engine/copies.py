@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from localinfra.engine.backend import Backend
 from localinfra.engine.node import Node
 from localinfra.engine.offloaded import OffloadedCells, offloaded_bytes
-from localinfra.engine.radix import RadixTree
+from localinfra.engine.radix import Prefix, RadixTree
 
 FULL_SHARE = 15 / 16  # of the limit is kept after copies exceed it
 
@@ -71,10 +71,20 @@ class Copies:
         self._backend.drop(self._transfer_slot, 0)
         return is_restored
 
+    def files_of(self, prefix: Prefix) -> list[OffloadedCells]:
+        """The copies along the prefix that have files."""
+        path = self._tree.path(prefix)
+        copies = (copy for node in path for copy in (node.offloaded, node.state))
+        return [copy for copy in dict.fromkeys(copies) if copy and copy.file]
+
     def limit(self, max_bytes: int) -> None:
         """Keeps at most so much from now on, and never more than it was made for."""
         self.max_bytes = min(self._largest_bytes, max_bytes)
         self.fit()
+
+    def lose(self, copy: OffloadedCells) -> None:
+        """Forgets a copy that turned out to be unusable."""
+        self._tree.lose(copy)
 
     def recount(self) -> None:
         """Fits copies that came with the tree."""

@@ -61,7 +61,7 @@ class Engine:
         self._name = name
         self._backend = backend
         self._backends: tuple[Backend, ...] = (backend, drafter) if drafter else (backend,)
-        self.most_offloaded_bytes = settings.max_offloaded if backend.can_share_prefixes else 0
+        self.most_offloaded_bytes = settings.max_offloaded
         self.max_offloaded_bytes = self.most_offloaded_bytes  # now
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._new_scheduler = partial(Scheduler, backend, settings, shelf, self._send, drafter)

@@ -85,7 +85,7 @@ class Keeping:
             self._cache.copies.fill(copy, data)
             self._cache.copies.fit()
             return
-        self._cache.lose(copy)
+        self._cache.copies.lose(copy)
         if self._shelf:
             self._shelf.remove([copy])
 
@@ -139,7 +139,7 @@ class Keeping:
                 if not span.cells.file:
                     self._write(span)
                 return 0.0
-            self._shelf.touch(self._cache.files_of(prefix))
+            self._shelf.touch(self._cache.copies.files_of(prefix))
             self._next_resting()
         return None
 

@@ -17,7 +17,7 @@ from localinfra.engine.offloaded import (
     OffloadedCells,
 )
 from localinfra.engine.radix import Match, Prefix, RadixTree
-from localinfra.engine.relaying import Contents, save_slots, save_spans
+from localinfra.engine.relaying import Contents, save_spans
 from localinfra.engine.states import States
 
 # Steps between two looks at idle cells: a conversation that continues at once finds its cells in
@@ -40,9 +40,7 @@ class KVCache:
         self._transfer_slot = backend.num_sequences
         self._max_piece = min(MAX_OFFLOADED, backend.max_saved)  # tokens per copy
         self._tree = RadixTree(needs_states=backend.needs_states)
-        self.copies = Copies(
-            backend, self._tree, max_offloaded if backend.can_share_prefixes else 0
-        )
+        self.copies = Copies(backend, self._tree, max_offloaded)
         self.states = States(backend, self._tree, self.copies)
         self._free = list(reversed(range(backend.num_sequences)))
         self._free_cache_slots = list(range(backend.num_sequences + 1, backend.num_slots))
@@ -55,8 +53,16 @@ class KVCache:
 
     @property
     def num_used(self) -> int:
-        """Cells in use: those of the tree, and those of running slots beyond it."""
+        """Cells in use: those of the tree, and those of running slots beyond it; where none are
+        shared, those of running slots alone."""
+        if not self._backend.shares_cells:
+            return sum(self._running.values())
         return self._tree.num_tokens + self.num_private
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether what one sequence computes is there for the next one, or after preemption."""
+        return not self._backend.needs_states or self.copies.max_bytes > 0
 
     @property
     def num_free(self) -> int:
@@ -65,6 +71,8 @@ class KVCache:
     @property
     def num_cached(self) -> int:
         """Evictable cells: those of prefixes that no running sequence holds."""
+        if not self._backend.shares_cells:
+            return 0
         return self._tree.num_tokens - self._tree.num_held_by(self._running_paths())
 
     def match(self, prefix: Prefix, limit: int, *, is_canonical: bool = False) -> Match:
@@ -73,7 +81,10 @@ class KVCache:
         return self._tree.match(prefix, limit, canonical_only=is_canonical)
 
     def num_idle(self, prefix: Prefix, length: int) -> int:
-        """The number of the first `length` tokens (all in cells) that no running slot holds."""
+        """How many of the first `length` tokens, which are known, are in cells that no running slot
+        holds, or need ones of their own."""
+        if not self._backend.shares_cells:
+            return length
         return self._tree.num_idle(prefix, length, set(self._running))
 
     def acquire(
@@ -139,8 +150,6 @@ class KVCache:
 
     def record(self, slot: int, tokens: list[int]) -> None:
         """Shares the contents of a running slot, `tokens`, with other requests."""
-        if not self._backend.can_share_prefixes:
-            return
         known = self._recorded[slot]
         prefix = Prefix(tokens, known.salt)
         doubles = self._tree.insert(prefix, slot, is_canonical=slot in self._canonical)
@@ -182,7 +191,7 @@ class KVCache:
     def make_room(self, num_tokens: int) -> bool:
         """Evicts the least useful prefixes until `num_tokens` cells are free; False if it can't."""
         while (missing := num_tokens - self.num_free) > 0:
-            leaf = self._least_useful_leaf()
+            leaf = self._least_useful_leaf() if self._backend.shares_cells else None
             if leaf is None:
                 return False
             self._evict(leaf, missing)
@@ -228,16 +237,6 @@ class KVCache:
                 return self._tree.span(prefix.salt, node) if copy.data is not None else None
         return None
 
-    def files_of(self, prefix: Prefix) -> list[OffloadedCells]:
-        """The copies along the prefix that have files."""
-        path = self._tree.path(prefix)
-        copies = (copy for node in path for copy in (node.offloaded, node.state))
-        return [copy for copy in dict.fromkeys(copies) if copy and copy.file]
-
-    def lose(self, copy: OffloadedCells) -> None:
-        """Forgets a copy that turned out to be unusable."""
-        self._tree.lose(copy)
-
     def take_out(self) -> list[KeptSpan]:
         """The most useful prefixes as copies, parents first, as many as host memory has room for.
         Nothing may run; the cells are empty afterwards."""
@@ -282,8 +281,6 @@ class KVCache:
             self._aside = None
 
     def _contents(self) -> Contents:
-        if not self._backend.can_share_prefixes:
-            return save_slots(self._backend, self._running)
         self._evict_idle()
         held = [(node.holders, node.depth, node.end) for node in self._tree.nodes(only_held=True)]
         private = [

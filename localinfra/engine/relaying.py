@@ -59,25 +59,17 @@ class Contents:
             self._restore_state(slot)
 
     def _restore_span(self, span: SavedSpan, holders: set[int]) -> None:
-        backend, shares = self._backend, self._backend.can_share_prefixes
-        target = backend.num_sequences if shares else min(holders)
-        if not backend.restore(target, span.data):
+        backend, transfer = self._backend, self._backend.num_sequences
+        if not backend.restore(transfer, span.data):
             raise DecodeFailed("the KV cells could not be rearranged")
-        if shares:
-            for holder in holders:
-                backend.copy(target, holder, span.start, span.stop)
-            backend.drop(target, 0)
+        for holder in holders:
+            backend.copy(transfer, holder, span.start, span.stop)
+        backend.drop(transfer, 0)
 
     def _restore_state(self, slot: int) -> None:
         position, state = self._states[slot]
         if not self._backend.restore_state(slot, state, position):
             raise DecodeFailed("a state could not be restored")
-
-
-def save_slots(backend: Backend, running: Mapping[int, int]) -> Contents:
-    """Of slots that share nothing, with their number of tokens. Raises MemoryError."""
-    spans = [SavedSpan({slot}, 0, end, backend.save(slot)) for slot, end in running.items() if end]
-    return Contents(backend, spans, {})
 
 
 def save_spans(

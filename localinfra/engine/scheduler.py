@@ -223,8 +223,8 @@ class Scheduler:
             sequence, held, running, victims
         ):
             victim = self.turns.over_share(running, sequence)
-            # Without shared prefixes the victim would lose all that it has computed.
-            if victim is None or not self._backend.can_share_prefixes:
+            # Otherwise the victim would lose all that it has computed.
+            if victim is None or not self.cache.keeps_prefixes:
                 return False
             running.remove(victim)
             victims.append(victim)
@@ -252,7 +252,7 @@ class Scheduler:
 
     def _prefix_is_coming(self, sequence: Sequence, reusable: int) -> bool:
         limit = self._shapes.num_reusable(sequence)
-        if not self._backend.can_share_prefixes or limit < reusable + WORTH_WAITING:
+        if not self.cache.keeps_prefixes or limit < reusable + WORTH_WAITING:
             return False
         return any(
             other.num_cached < (shared := self._num_shared(sequence, other, reusable))

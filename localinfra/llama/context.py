@@ -7,13 +7,13 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING, Batch, DecodeFailed
+from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
 from localinfra.engine.candidates import Candidates
 from localinfra.engine.policy.idle_cores import IdleCores
-from localinfra.llama import saving
-from localinfra.llama.cells import CellMap, parts_by_slot
+from localinfra.llama.cells import parts_by_slot
 from localinfra.llama.device_sampling import agrees, new_context, sampling_for
 from localinfra.llama.failures import decode_failure
+from localinfra.llama.layout import MemoryLayout
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import LoadFailed, Model, NoContext
 from localinfra.llama.openmp import release_threads
@@ -21,8 +21,7 @@ from localinfra.llama.params import context_params
 from localinfra.llama.reading import decode_picture
 from localinfra.llama.rounding import find_rounding, possible_roundings
 from localinfra.llama.settings import MIN_OUTPUT_ROWS, ContextSettings, Rounding
-from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots, WindowStateSlots
-from localinfra.llama.state import is_sound, is_sound_state
+from localinfra.llama.state_slots import WindowStateSlots
 from localinfra.machine import usable_cores
 
 logger = logging.getLogger(__name__)
@@ -36,8 +35,6 @@ TILED_TYPES = ("f16", "f32")  # of the KV cache; other types do neither
 
 PROBED_ROWS = 4
 PROBE_STRIDE = 997  # a prime; probes use any tokens but the first ones, which stand for no text
-
-CELL_PADDING = 256  # llama.cpp rounds the cache size up to it
 
 # llama_cpp's own declaration creates a pointer object per call, which takes 10 us.
 _get_logits = ctypes.cast(llama_cpp.llama_get_logits, ctypes.c_void_p).value or 0
@@ -57,13 +54,17 @@ class LlamaContext:
         self._model = model
         self.row_width = model.row_width
         self.has_grid_positions = model.has_grid_positions
-        self._set_kind_of_memory(model, settings)
+        layout = MemoryLayout(model, settings)
+        self.has_full_window = layout.has_full_window
+        self.needs_states, self.max_saved = layout.needs_states, layout.max_saved
+        self.shares_cells = not model.is_saved_whole
         self.is_canonical_alone = model.has_state
         self.context_length = settings.context_length
         self.num_sequences = settings.num_sequences
         self.is_on_device = model.has_output_on_device
         # Not measured on GPUs.
-        self.idle_cells_slow_steps = model.has_attention and not model.is_offloaded
+        has_idle_cells = model.has_attention and self.shares_cells
+        self.idle_cells_slow_steps = has_idle_cells and not model.is_offloaded
         self.batch_size = settings.batch_size
         self.max_output_rows = max(settings.num_sequences, MIN_OUTPUT_ROWS)
         self.max_threads = self._num_threads = settings.threads or usable_cores()
@@ -73,27 +74,22 @@ class LlamaContext:
         has_flash = settings.flash_attention is not False and model.architecture != "grok"
         may_be_canonical = has_flash and not model.is_offloaded
         reserve = MOST_PADDING if may_be_canonical else 0
-        num_states = settings.num_sequences + 1  # one more, for saving and restoring
-        if model.can_save_states and model.has_attention:
-            num_states += EXTRA_STATES
-        params = context_params(model, settings, settings.num_cells + reserve, num_states)
+        params = context_params(model, settings, settings.num_cells + reserve, layout.num_states)
         params.n_outputs_max = self.max_output_rows + MOST_PADDING
         params.n_threads, params.n_threads_batch = self.max_threads, self._batch_threads
         params.swa_full = self.has_full_window
         self._sampling = sampling_for(model, settings, params.n_outputs_max)
         self._pointer, self.footprint = new_context(model, params, self._sampling)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
-        self._cells = self._cell_maps(settings.batch_size)
-        self._state_maps = self._cells[1:]  # of windows that are states
-        self._slots = self._slots_of(model, num_states)
+        self._cells = layout.cell_maps(llama_cpp.llama_n_ctx(self._pointer))
+        self._slots = layout.slots(self._pointer, self._cells)
         self._places = self._slots.places if self.has_grid_positions else None
         self._whole_tail = 0
-        self.max_rollback = settings.context_length if self.can_share_prefixes else 0
+        self.max_rollback = settings.context_length
         if self.needs_states:
             self.max_rollback = llama_cpp.llama_n_rs_seq(self._pointer)
             self._whole_tail = self.max_rollback + 1 if self.max_rollback else 0
-        can_share = self.can_share_prefixes
-        self.num_slots = self._slots.num_slots if can_share else settings.num_sequences + 1
+        self.num_slots = self._slots.num_slots
         self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - reserve
         self.num_vocab = model.num_vocab
         self._is_tiled = settings.kv_type in TILED_TYPES
@@ -110,16 +106,6 @@ class LlamaContext:
         self.canonical_rows = found.canonical_rows
         self.canonical_decode_rows = found.canonical_decode_rows
         self._least_rows = found.least_rows
-
-    def _set_kind_of_memory(self, model: Model, settings: ContextSettings) -> None:
-        # As llama.cpp sizes the cache of windows: it must have room for one of each slot.
-        window_cells = model.sliding_window * (settings.num_sequences + 1) + settings.batch_size
-        is_full = settings.full_window or window_cells >= settings.num_cells
-        self.has_full_window = model.sliding_window > 0 and is_full
-        has_window_states = model.sliding_window > 0 and not self.has_full_window
-        self.needs_states = model.can_save_states or has_window_states
-        self.can_share_prefixes = model.has_plain_cache or self.has_full_window or self.needs_states
-        self.max_saved = model.sliding_window if self.has_full_window else settings.num_cells
 
     def _check_sampling(self) -> None:
         """Gives it up where it does not work: llama.cpp copies all rows then."""
@@ -140,19 +126,6 @@ class LlamaContext:
         logger.warning("%s: tokens are not chosen on the device", self._model.path)
         self._sampling.detach()
         self._sampling = None
-
-    def _slots_of(self, model: Model, num_states: int) -> Slots:
-        if self.has_full_window:
-            return WindowSlots(self._memory, self._cells, model.sliding_window)
-        if not self.needs_states:
-            return Slots(self._memory, self._cells)
-        if not model.has_attention:
-            return StateSlots(self._memory, num_states)
-        if model.has_state:
-            return HybridSlots(self._memory, self._cells, self.num_sequences, num_states - 1)
-        return WindowStateSlots(
-            self._memory, self._cells, self._pointer, self.num_sequences, model.sliding_window
-        )
 
     def _make_stub(self, slots: WindowStateSlots) -> None:
         batch = Batch()
@@ -196,22 +169,6 @@ class LlamaContext:
         self.drop(slot, 0)
         self.set_threads(self.max_threads)
         return np.concatenate(logits)
-
-    def _cell_maps(self, batch_size: int) -> list[CellMap]:
-        """Maps of the cells of layers with full attention, and of those with a sliding window if
-        they have a separate cache; empty if it is not known how cells are used."""
-        window, num_cells = self._model.sliding_window, llama_cpp.llama_n_ctx(self._pointer)
-        if not self._model.has_attention:
-            return []
-        is_window_alone = window > 0 and not self.has_full_window
-        if not is_window_alone and (
-            self.can_share_prefixes or self._model.is_hybrid_with_one_cache
-        ):
-            return [CellMap(num_cells)]
-        if not window:
-            return []
-        size = min(num_cells, window * (self.num_sequences + 1) + batch_size)
-        return [CellMap(num_cells), CellMap(-(-size // CELL_PADDING) * CELL_PADDING, window)]
 
     def _apply_adapters(self) -> None:
         count = len(self._model.adapters)
@@ -350,28 +307,22 @@ class LlamaContext:
         self._slots.drop(slot, start, stop)
 
     def save(self, slot: int) -> NDArray[np.uint8]:
-        return saving.save(self._pointer, slot, self._cells, places=self._places)
+        return self._slots.save(slot)
 
     def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
-        return saving.restore(self._pointer, slot, data, self._cells, places=self._places)
+        return self._slots.restore(slot, data)
 
     def save_state(self, slot: int) -> NDArray[np.uint8]:
-        return saving.save(self._pointer, slot, self._state_maps, saving.STATE_ONLY)
+        return self._slots.save_state(slot)
 
     def restore_state(self, slot: int, data: NDArray[np.uint8], position: int) -> bool:
-        is_restored = saving.restore(self._pointer, slot, data, self._state_maps, saving.STATE_ONLY)
-        self._slots.restored(slot)
+        is_restored = self._slots.restore_state(slot, data)
         return is_restored and self.held(slot) == self._slots.places.after(slot, position)
 
     def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
-        window = self._model.sliding_window if self._state_maps else 0
         if start == stop:
-            has_grid = self.has_grid_positions
-            return self.needs_states and is_sound_state(data, start, window, may_lag=has_grid)
-        return is_sound(
-            data, start, stop, len(self._cells), has_values=self._model.has_values,
-            has_stub=window > 0, has_areas=self._places is not None,
-        )  # fmt: skip
+            return self._slots.accepts_state(data, stop)
+        return self._slots.accepts(data, start, stop)
 
     def clear(self) -> None:
         self._slots.clear()

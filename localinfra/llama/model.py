@@ -17,7 +17,7 @@ from localinfra.llama import log
 from localinfra.llama.build_info import has_gpu
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.load_log import footprint_of
-from localinfra.llama.memories import OTHER_HYBRIDS, OTHER_WINDOWS
+from localinfra.llama.memories import CACHE_PER_SEQUENCE, CHUNKED, has_unused_window, is_saved_whole
 from localinfra.llama.vocabulary import ModelVocabulary
 
 # enum llama_rope_type: M-RoPE, and its interleaved form
@@ -119,42 +119,45 @@ class Model(ModelVocabulary):
         self._free()
 
     @functools.cached_property
-    def has_plain_cache(self) -> bool:
-        """Whether all layers have full attention, so that any part of a sequence can be copied."""
-        return not (self.has_state or llama_cpp.llama_model_n_swa(self.pointer) > 0)
-
-    @functools.cached_property
-    def can_save_states(self) -> bool:
-        """Whether it has a recurrent state that can be moved by itself, and else full attention."""
-        is_known = self.is_hybrid_with_one_cache and self.architecture not in OTHER_HYBRIDS
-        return is_known or not self.has_attention
-
-    @functools.cached_property
     def has_state(self) -> bool:
         """Whether some layers keep a recurrent state: all of them, or beside ones with attention
         (hybrid)."""
-        return bool(
-            llama_cpp.llama_model_is_recurrent(self.pointer)
-            or llama_cpp.llama_model_is_hybrid(self.pointer)
-        )
+        return not self.has_attention or self._is_hybrid
 
     @functools.cached_property
     def has_attention(self) -> bool:
         return not llama_cpp.llama_model_is_recurrent(self.pointer)
 
     @functools.cached_property
-    def is_hybrid_with_one_cache(self) -> bool:
-        """Whether all layers have either a recurrent state or full attention."""
-        is_hybrid = bool(llama_cpp.llama_model_is_hybrid(self.pointer))
-        return is_hybrid and llama_cpp.llama_model_n_swa(self.pointer) == 0
+    def is_saved_whole(self) -> bool:
+        """Whether a sequence is saved and restored with all its cells, and shares none of them."""
+        has_window = llama_cpp.llama_model_n_swa(self.pointer) > 0
+        return is_saved_whole(self.architecture, is_hybrid=self._is_hybrid, has_window=has_window)
+
+    @functools.cached_property
+    def has_one_cache(self) -> bool:
+        """Whether all cells are found by the same rule, or those of windows by another one."""
+        has_window = llama_cpp.llama_model_n_swa(self.pointer) > 0
+        is_apart = self.architecture in CACHE_PER_SEQUENCE
+        return not is_apart and not (self._is_hybrid and has_window)
 
     @functools.cached_property
     def sliding_window(self) -> int:
-        """Tokens that some layers look back at, in a separate cache. 0 if none do, or if the window
-        is not understood."""
-        is_hybrid = bool(llama_cpp.llama_model_is_hybrid(self.pointer))
-        is_other = is_hybrid or self.architecture in OTHER_WINDOWS
-        return 0 if is_other else int(llama_cpp.llama_model_n_swa(self.pointer))
+        """Tokens that some layers look back at, in a separate cache. 0 if none do, or if sequences
+        are saved whole."""
+        num_layers = llama_cpp.llama_model_n_layer(self.pointer)
+        if self._is_hybrid or has_unused_window(self.architecture, num_layers):
+            return 0
+        return int(llama_cpp.llama_model_n_swa(self.pointer))
+
+    @functools.cached_property
+    def has_chunks(self) -> bool:
+        """Whether these layers look back to the last multiple of `sliding_window`."""
+        return self.sliding_window > 0 and self.architecture in CHUNKED
+
+    @functools.cached_property
+    def _is_hybrid(self) -> bool:
+        return bool(llama_cpp.llama_model_is_hybrid(self.pointer))
 
     @functools.cached_property
     def has_values(self) -> bool:

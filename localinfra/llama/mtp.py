@@ -57,8 +57,8 @@ class MtpLayers(Model):
         vars(self).update(vars(whole))
         self._whole = whole
         self.footprint = NO_MEMORY  # counted with the whole
-        self.has_attention = self.has_plain_cache = True
-        self.has_state = self.can_save_states = self.is_hybrid_with_one_cache = False
+        self.has_attention = self.has_one_cache = True
+        self.has_state = self.is_saved_whole = self.has_chunks = False
         self.sliding_window = 0
 
     def new_context(self, params: llama_cpp.llama_context_params) -> tuple[object, Footprint]:

@@ -25,6 +25,6 @@ def context_params(
     # Slots share cells of prefixes. A step reads all cells once, as many bytes as if each sequence
     # had a cache of its own; only the products with cells of others are in vain.
     params.kv_unified = True
-    params.n_rs_seq = settings.max_rollback if model.can_save_states else 0
+    params.n_rs_seq = settings.max_rollback if model.has_state else 0
     params.no_perf = True
     return params

@@ -1,5 +1,6 @@
-"""Copies and drops cells of slots, by the rules of each kind of llama.cpp's memory. Knows neither
-prefixes nor their tokens. Outside, cells are named by the index of their token; `places.py` has
+"""Copies, drops, saves and restores what slots hold, by the rules of each kind of memory:
+here where it is cells, in `state_slots.py` where there are states. Knows neither prefixes nor their
+tokens. Outside, cells are named by the index of their token; `places.py` has
 their positions.
 
 A slot is a sequence id of llama.cpp. A unified cache accepts MAX_SEQUENCE_IDS of them, however few
@@ -11,15 +12,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
 from localinfra.llama import saving
 from localinfra.llama.cells import CellMap
 from localinfra.llama.library import llama_cpp
+from localinfra.llama.model import Model
 from localinfra.llama.places import Places
+from localinfra.llama.state import is_sound
 
 MAX_SEQUENCE_IDS = 256  # LLAMA_MAX_SEQ
-IDLE_WINDOWS = 32  # slots that only hold cells where each takes a cell of a window
 
 
 class Slots:
@@ -27,11 +30,15 @@ class Slots:
 
     num_slots = MAX_SEQUENCE_IDS
 
-    def __init__(self, memory: Any, maps: list[CellMap]):
-        """`maps` mirror the cells, if it is known how they are used."""
-        self._memory = memory
+    def __init__(self, context: Any, model: Model, maps: list[CellMap]):
+        """`context` is a pointer; `maps` mirror the cells, if it is known how they are used."""
+        self._context = context
+        self._memory = llama_cpp.llama_get_memory(context)
         self._maps = maps
+        self._has_values = model.has_values
         self.places = Places()
+        # Without M-RoPE there are no areas to keep.
+        self._kept_places = self.places if model.has_grid_positions else None
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         places = self.places
@@ -52,8 +59,30 @@ class Slots:
     def computed(self, batch: Batch) -> None:
         """To be called after each decoded batch."""
 
-    def restored(self, slot: int) -> None:
-        """To be called after a slot got a state."""
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """The slot's cells, in llama.cpp's form. Raises MemoryError."""
+        return saving.save(self._context, slot, self._maps, places=self._kept_places)
+
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+        """Replaces the slot's cells by saved ones. False if there is no room."""
+        return saving.restore(self._context, slot, data, self._maps, places=self._kept_places)
+
+    def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
+        """Whether the data, which come from a file, are formed like cells of [start, stop)."""
+        return is_sound(
+            data, start, stop, len(self._maps),
+            has_values=self._has_values, has_areas=self._kept_places is not None,
+        )  # fmt: skip
+
+    def save_state(self, slot: int) -> NDArray[np.uint8]:
+        """Likewise, but what can't be shared, where there is such a thing."""
+        raise NotImplementedError
+
+    def restore_state(self, slot: int, data: NDArray[np.uint8]) -> bool:
+        raise NotImplementedError
+
+    def accepts_state(self, data: NDArray[np.uint8], stop: int) -> bool:
+        return False
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)
@@ -80,9 +109,9 @@ class WindowSlots(Slots):
 
     num_slots = MAX_SEQUENCE_IDS // 2
 
-    def __init__(self, memory: Any, maps: list[CellMap], window: int):
-        super().__init__(memory, maps)
-        self._max_lag = window // 2
+    def __init__(self, context: Any, model: Model, maps: list[CellMap]):
+        super().__init__(context, model, maps)
+        self._window = model.sliding_window
         self._ends: dict[int, int] = {}  # slot → positions it has
         self._shadowed: dict[int, int] = {}  # slot → positions its shadow has
 
@@ -103,8 +132,12 @@ class WindowSlots(Slots):
         last = dict(zip(batch.slots, batch.positions, strict=True))
         for slot, position in last.items():
             self._ends[slot] = position + 1
-            if position + 1 - self._shadowed.get(slot, 0) > self._max_lag:
+            if self._lags(self._shadowed.get(slot, 0), position + 1):
                 self._catch_up(slot)
+
+    def _lags(self, shadowed: int, end: int) -> bool:
+        """Whether cells without a shadow are about to leave the window."""
+        return end - shadowed > self._window // 2
 
     def _catch_up(self, slot: int) -> None:
         known, end = self._shadowed.get(slot, 0), self._ends.setdefault(slot, 0)
@@ -118,110 +151,85 @@ class WindowSlots(Slots):
         self._shadowed.clear()
 
 
-class WindowStateSlots(Slots):
-    """Layers with a sliding window, whose cache only has room for the windows of slots that are
-    decoded, beside layers with full attention.
+class ChunkSlots(WindowSlots):
+    """Layers that attend to a chunk of the positions, up to the next multiple of the window.
 
-    A window is a slot's state: it is saved and restored by itself, and never shared, since
-    llama.cpp can't reuse cells that several slots hold. Copies bring cells of windows along; in
-    their place, a slot gets its own window back, or a stub of one cell that nobody looks at.
+    llama.cpp saves no cells of chunks before that of the slot's last token, so those of another
+    chunk are saved apart.
     """
 
-    def __init__(
-        self,
-        memory: Any,
-        maps: list[CellMap],
-        context: Any,
-        num_sequences: int,
-        window: int,
-    ):
-        """The last of the `maps` is of windows; `context` is a pointer."""
-        super().__init__(memory, maps)
-        self._context = context
-        # Stubs are in the room for a window of the transfer slot, which is never decoded.
-        self.num_slots = num_sequences + 1 + min(IDLE_WINDOWS, window // 2)
-        self._owners: set[int] = set()  # slots with a window of their own
-        self.stub = np.zeros(0, np.uint8)  # the state of a slot with one token
+    num_slots = MAX_SEQUENCE_IDS // 2 - 1
+    _spare = 2 * num_slots
 
-    def copy(self, source: int, target: int, start: int, stop: int) -> None:
-        with self._window_aside(target):
-            super().copy(source, target, start, stop)
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        held = self._maps[0].positions(slot)
+        start, stop = min(held, default=0), max(held, default=-1) + 1
+        chunks = self._chunks(start, stop)
+        if len(chunks) == 1:
+            parts = [super().save(slot)]
+        else:
+            with self._aside(slot, start, stop):
+                parts = []
+                for part in chunks:
+                    Slots.drop(self, slot, 0)
+                    Slots.copy(self, self._spare, slot, *part)
+                    parts.append(super().save(slot))
+        sizes = [part.nbytes for part in parts]
+        tail = np.array([*sizes, len(parts)], np.int64).view(np.uint8)
+        return np.concatenate((*parts, tail))
 
-    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
-        if stop is None:
-            super().drop(slot, start)
-            if not start:
-                self._owners.discard(slot)
-            return
-        with self._window_aside(slot):
-            super().drop(slot, start, stop)
-
-    def computed(self, batch: Batch) -> None:
-        self._owners.update(batch.slots)
-
-    def restored(self, slot: int) -> None:
-        self._owners.add(slot)
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+        first, *rest = _split(data)
+        is_restored = super().restore(slot, first)
+        for part in rest:
+            held = self._maps[0].positions(slot)
+            with self._aside(slot, min(held), max(held) + 1):
+                is_restored = is_restored and super().restore(slot, part)
+        return is_restored
 
     @contextlib.contextmanager
-    def _window_aside(self, slot: int) -> Iterator[None]:
-        context, maps, window = self._context, self._maps[1:], self.stub
-        if slot in self._owners:
-            window = saving.save(context, slot, maps, saving.STATE_ONLY)
-        yield
-        is_restored = saving.restore(context, slot, window, maps, saving.STATE_ONLY)
-        assert is_restored, "there is room for each slot's window"
+    def _aside(self, slot: int, start: int, stop: int) -> Iterator[None]:
+        """Keeps the slot's cells meanwhile, and adds them to what it has then. Having two holders,
+        they are not reused."""
+        Slots.copy(self, slot, self._spare, start, stop)
+        self._copy(self._spare, self._spare + 1, start, stop)
+        try:
+            yield
+        finally:
+            Slots.drop(self, slot, start, stop)
+            Slots.copy(self, self._spare, slot, start, stop)
+            Slots.drop(self, self._spare, 0)
+            self._drop(self._spare + 1, 0)
 
-    def clear(self) -> None:
-        super().clear()
-        self._owners.clear()
+    def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
+        parts, spans = _split(data), self._chunks(start, stop)
+        return len(parts) == len(spans) <= 2 and all(
+            super(ChunkSlots, self).accepts(part, *span)
+            for part, span in zip(parts, spans, strict=True)
+        )
 
+    def _lags(self, shadowed: int, end: int) -> bool:
+        return end // self._window > shadowed // self._window
 
-class HybridSlots(Slots):
-    """Layers with a recurrent state beside ones with full attention.
-
-    `llama_memory_seq_cp` of any cells also gives the target the source's state, or takes away its
-    own if the source has none; `llama_memory_seq_rm` refuses to cut what has a state. So a state is
-    put aside meanwhile, which moves no data. Every slot needs room for a state, although only those
-    that are decoded have one.
-    """
-
-    def __init__(self, memory: Any, maps: list[CellMap], stateless: int, spare: int):
-        """Two slots without cells and state whenever these methods are called; `spare` is used by
-        nobody else."""
-        super().__init__(memory, maps)
-        self.num_slots = spare
-        self._stateless = stateless
-        self._spare = spare
-
-    def copy(self, source: int, target: int, start: int, stop: int) -> None:
-        with self._state_aside(target):
-            super().copy(source, target, start, stop)
-
-    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
-        if stop is None:  # all of it, or the end of what can be rolled back
-            super().drop(slot, start)
-            return
-        with self._state_aside(slot):
-            super().drop(slot, start, stop)
-
-    @contextlib.contextmanager
-    def _state_aside(self, slot: int) -> Iterator[None]:
-        self._copy(slot, self._spare, 0, 0)  # no cells
-        self._copy(self._stateless, slot, 0, 0)
-        yield
-        self._copy(self._spare, slot, 0, 0)
-        self._drop(self._spare, 0)
+    def _chunks(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """[start, stop) by chunk; at most two, since no more than a window is saved at once."""
+        border = (stop - 1) // self._window * self._window
+        return [(start, border), (border, stop)] if start < border else [(start, stop)]
 
 
-class StateSlots(Slots):
-    """Layers with a recurrent state only: there are no cells to copy or to cut."""
+def _split(data: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """The parts whose sizes and number stand at the end; none if these can't be so."""
+    end = data.nbytes - 8
+    if end < 0:
+        return []
+    count = int(_int64(data[end:])[0])
+    if not 1 <= count <= end // 8:
+        return []
+    sizes = _int64(data[end - 8 * count : end])
+    if (sizes < 0).any() or sizes.sum() != end - 8 * count:
+        return []
+    return np.split(data[: end - 8 * count], np.cumsum(sizes)[:-1])
 
-    def __init__(self, memory: Any, num_states: int):
-        super().__init__(memory, [])
-        self._num_states = num_states
 
-    def copy(self, source: int, target: int, start: int, stop: int) -> None: ...
-
-    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
-        if start == 0 and stop is None and slot < self._num_states:
-            super().drop(slot, start)
+def _int64(data: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return np.frombuffer(data.tobytes(), np.int64)  # a copy, since it may not be aligned

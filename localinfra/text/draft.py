@@ -96,7 +96,7 @@ def load_draft(
     title = f"the draft model of {name}"
     own = draft_entry(entry, plan.draft.header, plan.settings)
     context, draft = place(title, own, plan.draft)
-    if not context.can_share_prefixes or context.needs_states:
+    if context.needs_states:
         context.close()
         warn(name, f"{entry.draft.name} ({draft.architecture})")
         return None

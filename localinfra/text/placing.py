@@ -17,6 +17,7 @@ from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
 from localinfra.llama import peers
 from localinfra.llama.build_info import free_memory, unused_features
+from localinfra.llama.memories import CHUNKED
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings, NoContext
 from localinfra.llama.settings import MIN_OUTPUT_ROWS, ContextSettings, Rounding
 from localinfra.models import measured
@@ -197,7 +198,8 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple["LlamaConte
                 warn_of_slow_layers(name, num_on_cpu, unused_features())
             return context, model
         except LoadFailed as error:
-            if settings.full_window and entry.window_cache == "auto":
+            has_choice = plan.header.architecture not in CHUNKED
+            if settings.full_window and entry.window_cache == "auto" and has_choice:
                 logger.warning("%s: loading failed (%s); trying a window cache", name, error)
                 settings = msgspec.structs.replace(settings, full_window=False)
                 continue

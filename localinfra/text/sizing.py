@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING
-from localinfra.llama.memories import OTHER_WINDOWS
+from localinfra.llama.memories import CHUNKED
 from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.header import GgufHeader
@@ -55,9 +55,11 @@ def sized(
 
     small = settings(length(full=False), full=False)
     can_be_full = any(windows(header)) and not any(recurrent_blocks(header))
-    if not can_be_full or header.architecture in OTHER_WINDOWS:
+    if not can_be_full:
         return small
     full = settings(length(full=True), full=True)
+    if header.architecture in CHUNKED:
+        return full
     shape, of_window = cache_shape(full), cache_shape(small)
     costs_nothing = cache_bytes(header, shape) == cache_bytes(header, of_window)
     if entry.window_cache == "full" or costs_nothing:

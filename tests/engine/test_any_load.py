@@ -32,7 +32,7 @@ MEMORIES: dict[str, Any] = {
     "pieces": {"max_saved": 16},
     "states": {"needs_states": True, "max_rollback": 0},
     "rollback": {"needs_states": True, "max_rollback": 3},
-    "whole": {"can_share_prefixes": False},
+    "whole": {"needs_states": True, "max_rollback": 0, "shares_cells": False},
 }
 
 

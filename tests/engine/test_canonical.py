@@ -131,6 +131,7 @@ class Load(msgspec.Struct):
     leaves_after: int  # events; 0 never
 
 
+STATES: dict[str, Any] = {"needs_states": True, "max_rollback": 0}
 ALONE = Shape(20, canonical_decode_rows=1, is_canonical_alone=True)
 SHAPES = [
     *(Shape(3), Shape(7, 2), Shape(20), Shape(4, 4), Shape(16, 16)),
@@ -213,7 +214,7 @@ def test_seeded_texts_are_the_same_in_any_company(
     def backend_of(**options: Any) -> FakeBackend:
         return FakeBackend(
             batch_size=32, context_length=CONTEXT,
-            can_share_prefixes=memory != "whole", needs_states=memory == "states",
+            needs_states=memory != "shared", shares_cells=memory != "whole",
             max_rollback=CONTEXT if memory == "shared" else 0,
             single_row_threads=single_row_threads, max_threads=max_threads,
             idle_cells_slow_steps=tidies,
@@ -276,15 +277,15 @@ def test_an_answer_computed_apart_is_read_anew_by_the_next_turn() -> None:
     asyncio.run(test())
 
 
-@pytest.mark.parametrize("can_share", [False, True])
-def test_a_text_computed_apart_is_the_same_after_it_had_to_make_way(can_share: bool) -> None:
+@pytest.mark.parametrize("memory", [{}, STATES])
+def test_a_text_computed_apart_is_the_same_after_it_had_to_make_way(memory: dict[str, Any]) -> None:
     requests = [GenerationRequest([i, *range(10)], 89, SEEDED) for i in range(8)]
 
     async def test() -> None:
-        backend = FakeBackend(num_cells=400, can_share_prefixes=can_share, **APART)
+        backend = FakeBackend(num_cells=400, **memory, **APART)
         async with running(backend) as engine:
             alone = [texts(await events_of(engine, request)) for request in requests]
-        backend = FakeBackend(num_cells=160, can_share_prefixes=can_share, **APART)
+        backend = FakeBackend(num_cells=160, **memory, **APART)
         async with running(backend) as engine:
             together = await asyncio.gather(*(events_of(engine, request) for request in requests))
         assert [texts(choices) for choices in together] == alone
@@ -310,9 +311,7 @@ def test_who_decodes_apart_and_who_does_not_take_turns() -> None:
 
 def test_those_that_stand_alone_take_turns_with_all_others() -> None:
     async def test() -> None:
-        backend = FakeBackend(
-            num_cells=400, can_share_prefixes=False, context_length=CONTEXT, **ALONE._asdict()
-        )
+        backend = FakeBackend(num_cells=400, context_length=CONTEXT, **STATES, **ALONE._asdict())
         async with running(backend) as engine:
             seeded = [GenerationRequest([i], 40, SEEDED) for i in range(2)]
             plain = [GenerationRequest([10 + i], 40) for i in range(2)]

@@ -1,6 +1,7 @@
 """The engine over a scripted model whose answers depend on every cell."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from fakes import (
@@ -219,12 +220,12 @@ def test_closing_fails_waiting_requests() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("can_share", [True, False])
-def test_scores_survive_preemption(can_share: bool) -> None:
+@pytest.mark.parametrize("memory", [{}, {"needs_states": True, "max_rollback": 0}])
+def test_scores_survive_preemption(memory: dict[str, Any]) -> None:
     """Decoding sequences outgrow the cells while a long prompt is scored a few rows at a time."""
     backend = FakeBackend(
         num_cells=200, num_sequences=3, batch_size=8, max_output_rows=4, context_length=190,
-        can_share_prefixes=can_share,
+        **memory,
     )  # fmt: skip
     prompt = [i % 49 for i in range(120)]
     starts = [[i, j] for i in range(40) for j in (1, 2) if len(reference([i, j], 70, 190)) > 60]

@@ -31,7 +31,7 @@ MEMORIES: dict[str, Any] = {
     "pieces": {"max_saved": 16},
     "states": {"needs_states": True, "max_rollback": 0},
     "rollback": {"needs_states": True, "max_rollback": 3},
-    "whole": {"can_share_prefixes": False},
+    "whole": {"needs_states": True, "max_rollback": 0, "shares_cells": False},
     "grids": {"has_grid_positions": True},
     "grids with states": {"has_grid_positions": True, "needs_states": True, "max_rollback": 0},
 }
@@ -297,7 +297,6 @@ SHAPES: dict[str, Any] = {
     "any size": {"canonical_rows": 7},
     "fixed sizes": {"canonical_rows": 8, "least_rows": 4},
     "answers apart": {"canonical_rows": 8, "least_rows": 4, "canonical_decode_rows": 2},
-    "alone": {"canonical_rows": 8, "is_canonical_alone": True, "can_share_prefixes": False},
     "alone, with states": {
         "canonical_rows": 8, "is_canonical_alone": True, "needs_states": True, "max_rollback": 0,
     },

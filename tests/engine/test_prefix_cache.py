@@ -177,17 +177,19 @@ def test_concurrent_requests_wait_for_the_first_to_compute_their_prefix() -> Non
     run(test)
 
 
-def test_models_without_partial_copies_compute_every_prompt() -> None:
-    backend = FakeBackend(can_share_prefixes=False, num_sequences=2)
+def test_where_no_cells_are_shared_each_choice_has_its_own() -> None:
+    """A prompt of which two copies fill the cells is computed once; the third choice waits."""
+    backend = FakeBackend(num_cells=200, needs_states=True, max_rollback=0, shares_cells=False)
+    prompt = [i % 49 for i in range(80)]
 
     async def test() -> None:
-        async with running(backend) as engine:
-            choices = await collect(
-                engine, GenerationRequest(PROMPT, 4, GenerationParams(num_choices=3))
-            )
-            assert [tokens(c) for c in choices] == [reference(PROMPT, 4, 128, i) for i in range(3)]
-            assert all(events[0].num_cached == 0 for events in choices)
+        async with running(backend, max_offloaded=1 << 20) as engine:
+            request = GenerationRequest(prompt, 4, GenerationParams(num_choices=3))
+            choices = await collect(engine, request)
+            assert [tokens(c) for c in choices] == [reference(prompt, 4, 128, i) for i in range(3)]
+            assert sum(backend.batch_sizes) < len(prompt) + 3 * 4 + 3
             await settle(engine)
-            assert backend.num_used == 0
+            assert backend.num_used == engine.stats.kv_used == 0
+        assert backend.most_together == 2
 
     run(test)

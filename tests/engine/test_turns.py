@@ -177,9 +177,10 @@ def test_prompts_of_a_single_client_are_prefilled_shortest_first() -> None:
     st.booleans(),
 )
 def test_every_request_is_served_eventually(
-    load: list[tuple[int, int, int, str]], num_sequences: int, can_share: bool
+    load: list[tuple[int, int, int, str]], num_sequences: int, has_states: bool
 ) -> None:
-    steps = Steps(num_sequences, can_share_prefixes=can_share)
+    memory = {"needs_states": True, "max_rollback": 0} if has_states else {}
+    steps = Steps(num_sequences, **memory)
     waiting = []
     for spec in load:
         waiting += steps.submit(*spec)

@@ -21,7 +21,7 @@ def test_a_full_window_cache_keeps_every_cell_in_both_caches(tmp_path: Path, see
     model = Model(tiny_gemma3().write(tmp_path / "tiny.gguf"), ModelSettings())
     context = LlamaContext(model, settings)
     size = context.max_saved
-    assert context.can_share_prefixes and size == model.sliding_window == 16
+    assert size == model.sliding_window == 16
     transfer = context.num_sequences
     slots = [0, 1, 2, transfer + 1]
     held = dict.fromkeys(slots, 0)

@@ -10,6 +10,7 @@ from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 from models.tiny_latent import tiny_deepseek2
 from models.tiny_mtp import tiny_qwen35_mtp
+from models.tiny_others import OTHERS, tiny_dots3note, tiny_llama4
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -40,7 +41,15 @@ def small_window() -> TinyModel:
     return tiny_gemma3(layers=7)
 
 
-MAKERS = [tiny_mamba, tiny_lfm2, tiny_qwen35, make_gemma3, small_window, tiny_deepseek2]
+def small_latent_window() -> TinyModel:
+    return tiny_dots3note()
+
+
+MAKERS = [
+    tiny_mamba, tiny_lfm2, tiny_qwen35, make_gemma3, small_window, tiny_deepseek2, *OTHERS,
+    small_latent_window,
+]  # fmt: skip
+SMALL = (small_window, small_latent_window)
 
 
 @pytest.fixture(params=[*MAKERS, tiny_qwen35_mtp])
@@ -49,8 +58,8 @@ def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaCon
     drafts = make is tiny_qwen35_mtp
     model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings(mtp=drafts))
     kind = HiddenContext if drafts else LlamaContext
-    context = kind(model, replace(SETTINGS, full_window=make is not small_window))
-    assert context.has_full_window == (make is make_gemma3)
+    context = kind(model, replace(SETTINGS, full_window=make not in SMALL))
+    assert context.has_full_window == (make in (make_gemma3, tiny_dots3note, tiny_llama4))
     yield context
     context.close()
 
@@ -93,7 +102,7 @@ def test_so_they_are_with_cells_that_were_in_host_memory(context: LlamaContext) 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_so_they_are_in_32_bits(make: Callable[[], TinyModel], tmp_path: Path) -> None:
-    is_full = make is not small_window
+    is_full = make not in SMALL
     settings = replace(SETTINGS, full_window=is_full, flash_attention=False, kv_type="f32")
     context = LlamaContext(Model(make().write(tmp_path / "tiny.gguf"), ModelSettings()), settings)
     assert difference_after_a_restore(context) < IN_32_BITS
@@ -189,7 +198,8 @@ def test_whatever_is_no_state_is_refused(context: LlamaContext) -> None:
     logits_of(context, 0, 0, PROMPT[:20])
     data = context.save_state(0)
     assert context.accepts(data, 20, 20)
-    assert not any(context.accepts(data[:size], 20, 20) for size in range(0, data.nbytes, 7))
+    for part in (data[:size] for size in range(0, data.nbytes, 7)):
+        assert not (context.accepts(part, 20, 20) and context.restore_state(1, part, 20))
     assert not context.accepts(np.concatenate((data, data)), 20, 20)
     num_refused = 0
     for at in range(min(data.nbytes, 200)):
