@@ -35,7 +35,7 @@ class MemoryLayout:
         """Maps of the cells of layers with full attention, and of those with a sliding window if
         they have a separate cache; empty if it is not known how cells are used."""
         model = self._model
-        if not model.has_attention or not model.has_one_cache:
+        if not model.has_attention or not model.has_known_cells:
             return []
         if not self._has_window_states:
             return [CellMap(num_cells)]

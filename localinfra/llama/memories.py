@@ -5,7 +5,12 @@ CHUNKED = {"llama4"}
 
 # Keys that stand for several tokens together, which sequences can't share in part.
 POOLED = {"deepseek4", "glm5-next", "qwen4exp"}
-CACHE_PER_SEQUENCE = {"deepseek4"}
+# What sums are rounded like depends on more than the order of cells there: on a cache for each
+# sequence, and on which other sequences there are.
+ROUNDED_OTHERWISE = {"deepseek4", "qwen4exp"}
+
+# llama.cpp confuses sequences that have several tokens each in a step.
+ONE_SEQUENCE = {"plamo2"}
 
 
 def is_saved_whole(architecture: str, *, is_hybrid: bool, has_window: bool) -> bool:

@@ -17,7 +17,7 @@ from localinfra.llama import log
 from localinfra.llama.build_info import has_gpu
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.load_log import footprint_of
-from localinfra.llama.memories import CACHE_PER_SEQUENCE, CHUNKED, has_unused_window, is_saved_whole
+from localinfra.llama.memories import CHUNKED, ROUNDED_OTHERWISE, has_unused_window, is_saved_whole
 from localinfra.llama.vocabulary import ModelVocabulary
 
 # enum llama_rope_type: M-RoPE, and its interleaved form
@@ -135,11 +135,11 @@ class Model(ModelVocabulary):
         return is_saved_whole(self.architecture, is_hybrid=self._is_hybrid, has_window=has_window)
 
     @functools.cached_property
-    def has_one_cache(self) -> bool:
-        """Whether all cells are found by the same rule, or those of windows by another one."""
+    def has_known_cells(self) -> bool:
+        """Whether it is known which cells llama.cpp uses, and sums depend on their order alone."""
         has_window = llama_cpp.llama_model_n_swa(self.pointer) > 0
-        is_apart = self.architecture in CACHE_PER_SEQUENCE
-        return not is_apart and not (self._is_hybrid and has_window)
+        is_other = self.architecture in ROUNDED_OTHERWISE or (self._is_hybrid and has_window)
+        return not is_other
 
     @functools.cached_property
     def sliding_window(self) -> int:

@@ -57,7 +57,7 @@ class MtpLayers(Model):
         vars(self).update(vars(whole))
         self._whole = whole
         self.footprint = NO_MEMORY  # counted with the whole
-        self.has_attention = self.has_one_cache = True
+        self.has_attention = self.has_known_cells = True
         self.has_state = self.is_saved_whole = self.has_chunks = False
         self.sliding_window = 0
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING
-from localinfra.llama.memories import CHUNKED
+from localinfra.llama.memories import CHUNKED, ONE_SEQUENCE
 from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.header import GgufHeader
@@ -46,7 +46,9 @@ def sized(
     window get a cell for each token of it. `gpus`: their free bytes."""
 
     def settings(length: int, *, full: bool) -> ContextSettings:
-        return msgspec.structs.replace(context_settings(entry, length), full_window=full)
+        usual = context_settings(entry, length)
+        most = 1 if header.architecture in ONE_SEQUENCE else usual.num_sequences
+        return msgspec.structs.replace(usual, full_window=full, num_sequences=most)
 
     def length(*, full: bool) -> int:
         return entry.context_length or default_context(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from llama.test_states import OTHER_ORDER, logits_of
+from llama.test_states import WITH_EXPERTS, logits_of
 from models.tiny_others import CHUNK, tiny_llama4
 from numpy.typing import NDArray
 
@@ -70,7 +70,7 @@ def test_whoever_shares_a_beginning_goes_on_from_it(known: Read, start: int) -> 
     for slot in (0, 2):
         context.copy(known.idle, slot, 0, start)
         read(context, 1, 0, 700)  # takes cells, those of a chunk that is over among the first ones
-        assert known.error(slot, start) < OTHER_ORDER
+        assert known.error(slot, start) < WITH_EXPERTS
         context.drop(slot, 0)
         context.drop(1, 0)
 
@@ -93,7 +93,7 @@ def test_so_do_those_whose_cells_were_in_host_memory(known: Read, start: int, pi
         assert context.restore(transfer, data)
         context.copy(transfer, 0, at, stop)
         context.drop(transfer, 0)
-    assert known.error(0, start) < OTHER_ORDER
+    assert known.error(0, start) < WITH_EXPERTS
     context.drop(0, 0)
 
 
@@ -105,7 +105,7 @@ def test_one_that_waits_at_the_end_of_a_chunk_keeps_its_cells(known: Read) -> No
         read(context, 1, 0, 3000)
         context.drop(1, 0)
     assert context.held(0) == CHUNK
-    assert known.error(0, CHUNK) < OTHER_ORDER
+    assert known.error(0, CHUNK) < WITH_EXPERTS
     context.drop(0, BEFORE)
-    assert known.error(0, BEFORE) < OTHER_ORDER
+    assert known.error(0, BEFORE) < WITH_EXPERTS
     context.drop(0, 0)

@@ -9,6 +9,7 @@ import pytest
 from models import tiny_gguf
 from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
+from models.tiny_others import tiny_dots3note, tiny_glm5_next, tiny_llama4
 
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import (
@@ -89,6 +90,13 @@ def test_seeded_texts_are_the_same_in_any_company(
     tmp_path: Path, make: Callable[[], TinyModel], kv_type: str
 ) -> None:
     assert are_equal_in_company(make().write(tmp_path / "tiny.gguf"), kv_type)
+
+
+@pytest.mark.parametrize("make", [tiny_llama4, tiny_dots3note, tiny_glm5_next])
+def test_so_they_are_with_memories_of_other_kinds(
+    tmp_path: Path, make: Callable[[], TinyModel]
+) -> None:
+    assert are_equal_in_company(make().write(tmp_path / "tiny.gguf"))
 
 
 def test_so_they_are_where_layers_with_a_window_keep_all_tokens(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from models.tiny_gguf import (
     write_parts,
 )
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
+from models.tiny_others import OTHERS
 
 from localinfra.chat.answer import Tool
 from localinfra.chat.messages import Message
@@ -83,7 +84,7 @@ def answer_all(context: LlamaContext, prompts: list[list[int]], together: bool) 
 
 
 @pytest.mark.parametrize(
-    "make", [tiny_llama, tiny_gemma3, small_window, tiny_mamba, tiny_lfm2, tiny_qwen35]
+    "make", [tiny_llama, tiny_gemma3, small_window, tiny_mamba, tiny_lfm2, tiny_qwen35, *OTHERS]
 )
 def test_answers_are_the_same_alone_and_together_with_and_without_shared_prefixes(
     tmp_path: Path, make: Callable[[], TinyModel]

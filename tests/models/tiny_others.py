@@ -60,7 +60,7 @@ STREAMS = {
 
 
 def completed(
-    architecture: str, layers: int, keys: dict[str, Value], context_length: int = 512, seed: int = 0
+    architecture: str, layers: int, keys: dict[str, Value], context_length: int = 512
 ) -> TinyModel:
     """A model with these metadata and all tensors that they ask for."""
     words = gpt2_vocabulary()
@@ -72,7 +72,7 @@ def completed(
     } | keys
     metadata = common_metadata(architecture, layers, context_length)
     metadata |= {f"{architecture}.{key}": value for key, value in own.items()}
-    weights = Weights(seed)
+    weights = Weights(0)
     for name, shape in tensors_of(TinyModel(metadata | words, [])).items():
         weights.add(name, *shape)
     return TinyModel(metadata | words, weights.tensors)
@@ -141,6 +141,29 @@ def tiny_dots3note() -> TinyModel:
         }
     )
     return completed("dots3note", 2, keys)
+
+
+def tiny_deepseek32() -> TinyModel:
+    """Latent vectors and an indexer in every layer: two caches that are shared alike."""
+    keys = EXPERTS | LATENT | INDEXER | {"attention.head_count_kv": Value(U32, 1)}
+    return completed("deepseek32", 2, keys)
+
+
+def tiny_minimax_m3() -> TinyModel:
+    """Attention over the best blocks of four tokens and the last one."""
+    keys = (
+        EXPERTS
+        | INDEXER
+        | {
+            "attention.key_length": Value(U32, 32),
+            "attention.value_length": Value(U32, 32),
+            "rope.dimension_count": Value(U32, 32),
+            "attention.indexer.head_count": Value(U32, HEADS_KV),
+            "attention.indexer.block_size": Value(U32, 4),
+            "attention.indexer.local_blocks": Value(U32, 1),
+        }
+    )
+    return completed("minimax-m3", 2, keys)
 
 
 def tiny_deepseek4() -> TinyModel:
@@ -235,7 +258,21 @@ def tiny_lfm2_with_windows() -> TinyModel:
     return completed("lfm2", 4, keys)
 
 
+def tiny_plamo2() -> TinyModel:
+    keys = {
+        "attention.head_count": Value(ARRAY, [HEADS, 0], U32),
+        "attention.head_count_kv": Value(ARRAY, [HEADS_KV, 0], U32),
+        "rope.dimension_count": Value(U32, EMBD // HEADS),
+        "ssm.inner_size": Value(U32, 64),
+        "ssm.conv_kernel": Value(U32, 4),
+        "ssm.state_size": Value(U32, 16),
+        "ssm.time_step_rank": Value(U32, 4),
+        "ssm.group_count": Value(U32, 0),
+    }
+    return completed("plamo2", 2, keys)
+
+
 OTHERS: list[Callable[[], TinyModel]] = [
     tiny_llama4, tiny_dots3note, tiny_deepseek4, tiny_glm5_next, tiny_qwen4exp,
-    tiny_lfm2_with_windows,
+    tiny_lfm2_with_windows, tiny_deepseek32, tiny_minimax_m3,
 ]  # fmt: skip

@@ -43,6 +43,8 @@ BERT_MARKS = {"bos": 101, "unknown": 100, "seperator": 102}  # llama.cpp's defau
 # Bytes found in UTF-8: a tokenizer that falls back to bytes must have a token for each.
 UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
 
+ROTATED_INDEXERS = {"deepseek32", "deepseek4", "dots3note", "glm-dsa"}
+
 ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 
 # Numbers that the graphs divide by, or that size a tensor: 0 is a SIGFPE or a failed assertion.
@@ -101,6 +103,7 @@ def problems(header: GgufHeader, tokenizer: GgufVocabulary, *, embeds: bool) -> 
     yield from _layers(header)
     yield from _experts(header)
     yield from _heads(header)
+    yield from _indexer(header)
     yield from tensor_problems(header)
     if embeds and header.metadata.get("tokenizer.ggml.model") == "bert":
         yield from _bert_tokenizer(header, tokenizer)
@@ -145,7 +148,8 @@ def _numbers(header: GgufHeader) -> Iterator[str]:
                 yield f"has {key} = {item}, which is out of range; {AGAIN}"
     for name in POSITIVE:
         value = header.metadata.get(prefix + name, 1)
-        if isinstance(value, int) and value <= 0:
+        may_be_zero = name == "ssm.group_count" and header.architecture == "plamo2"
+        if isinstance(value, int) and value <= 0 and not (may_be_zero and value == 0):
             yield f"has {prefix}{name} = {value}; {AGAIN}"
     for name in ("rope.freq_base", "rope.freq_base_swa"):
         base = header.metadata.get(prefix + name, 1.0)
@@ -232,6 +236,13 @@ def _heads(header: GgufHeader) -> Iterator[str]:
             yield f"has keys of {key} numbers and values of {value}; {AGAIN}"
         if header.architecture in EQUAL_HEADS - PARTIAL_ROPE and rope != key:
             yield f"rotates {rope} of a head's {key} numbers (rope.dimension_count); {AGAIN}"
+
+
+def _indexer(header: GgufHeader) -> Iterator[str]:
+    """Its keys are multiplied by Hadamard matrices, the smallest of which has 64 rows."""
+    length = header.number("attention.indexer.key_length")
+    if header.architecture in ROTATED_INDEXERS and (length <= 0 or length % 64):
+        yield f"has an indexer's keys of {length} numbers, no multiple of 64; {AGAIN}"
 
 
 def tensor_problems(header: GgufHeader) -> Iterator[str]:

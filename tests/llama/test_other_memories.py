@@ -1,0 +1,101 @@
+"""Conversations with models whose memory is of a kind of its own: no turn is read twice."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from llama.test_tiny_models import GREEDY
+from models.tiny_gguf import TinyModel
+from models.tiny_others import OTHERS, tiny_llama4, tiny_plamo2
+from msgspec.structs import replace
+
+from localinfra.engine.borders import BEFORE_END, MIN_GAP
+from localinfra.engine.engine import Engine
+from localinfra.engine.request import EngineSettings, GenerationRequest
+from localinfra.llama.context import LlamaContext
+from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.settings import ContextSettings
+from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.reader import read_header
+from localinfra.models.sources import PathSource
+from localinfra.text.sizing import sized
+
+# Sums of 32 bits: near-ties of random weights are too rare for a few hundred tokens.
+SETTINGS = ContextSettings(
+    context_length=400, num_cells=1024, num_sequences=3, batch_size=64, threads=1, kv_type="f32",
+    flash_attention=False,
+)  # fmt: skip
+PROMPT = [40 + (i * i) % 150 for i in range(150)]
+
+
+def opened(model: Model) -> Engine:
+    return Engine(LlamaContext(model, SETTINGS), EngineSettings(max_offloaded=64 << 20))
+
+
+async def ask(engine: Engine, prompt: list[int]) -> tuple[int, list[int]]:
+    """How many of the prompt's tokens were there already, and the answer."""
+    async with engine.generate([GenerationRequest(prompt, 20, GREEDY)]) as generation:
+        events = [event async for some in generation for event in some]
+    return events[0].num_cached, [event.token for event in events if event.token is not None]
+
+
+@pytest.mark.parametrize("make", OTHERS)
+def test_a_turn_begins_where_the_last_answer_ended(
+    tmp_path: Path, make: Callable[[], TinyModel]
+) -> None:
+    model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings())
+
+    async def run() -> None:
+        engine, turns, prompt, computed = opened(model), [], PROMPT, 0
+        for _ in range(3):
+            cached, answer = await ask(engine, prompt)
+            assert cached == computed
+            # The last token of an answer is not computed before the next turn. After a short one,
+            # that begins before it.
+            is_long = len(answer) > MIN_GAP or not model.has_state
+            computed = len(prompt) + (len(answer) - 1 if is_long else -BEFORE_END)
+            turns.append((prompt, answer))
+            prompt = [*prompt, *answer, *range(50, 60)]
+        last, _ = turns[-1]
+        prompts = [[*last, *range(start, start + 9)] for start in (70, 80, 90)]
+        several = await asyncio.gather(*(ask(engine, each) for each in prompts))
+        assert min(known for known, _ in several) >= cached
+        turns += [(prompt, answer) for prompt, (_, answer) in zip(prompts, several, strict=True)]
+        await asyncio.to_thread(engine.close)
+        for prompt, answer in turns:
+            engine = opened(model)
+            assert await ask(engine, prompt) == (0, answer)
+            await asyncio.to_thread(engine.close)
+
+    asyncio.run(run())
+
+
+def test_llama_4_always_has_a_cell_for_each_token(tmp_path: Path) -> None:
+    """However its cache is wanted: with less, a slot could lose its last cell to another one."""
+    path = tiny_llama4(context_length=100_000).write(tmp_path / "tiny.gguf")
+    for cache in ("window", "auto", "full"):
+        entry = TextModelEntry(source=PathSource(path), window_cache=cache)
+        assert sized(entry, read_header(path), 1 << 20, []).full_window
+
+
+def test_plamo_2_computes_one_sequence_at_a_time(tmp_path: Path) -> None:
+    """llama.cpp's graph of it takes tokens of one sequence for those of another."""
+    path = tiny_plamo2().write(tmp_path / "tiny.gguf")
+    settings = sized(TextModelEntry(source=PathSource(path)), read_header(path), 1 << 30, [])
+    assert settings.num_sequences == 1
+    model, settings = Model(path, ModelSettings()), replace(SETTINGS, num_sequences=1)
+
+    async def run() -> None:
+        prompts = [PROMPT[:size] for size in (30, 50, 70)]
+        alone = []
+        for prompt in prompts:
+            engine = Engine(LlamaContext(model, settings))
+            alone.append((await ask(engine, prompt))[1])
+            await asyncio.to_thread(engine.close)
+        engine = Engine(LlamaContext(model, settings))
+        together = await asyncio.gather(*(ask(engine, prompt) for prompt in prompts))
+        assert [answer for _, answer in together] == alone
+        await asyncio.to_thread(engine.close)
+
+    asyncio.run(run())
