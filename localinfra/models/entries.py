@@ -137,7 +137,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     # what layers with a sliding window keep; full: all tokens, so that any part of a prompt can be
     # shared, and drafts taken back; window: less, and prompts go on from saved states; auto: full,
     # if it leaves half of the memory beside the weights to others, with a context of 32768 tokens
-    # where its length is not set, and costs no layer on a GPU
+    # where its length is not set, and costs no layer on a GPU; Llama 4: always full
     window_cache: Literal["auto", "full", "window"] = "auto"
     # the most tokens of one step; auto: 512, or up to 2048 on GPUs by CUDA or ROCm, where weights
     # and cache leave memory for that
