@@ -68,7 +68,8 @@ def sharing(entry: TextModelEntry, header: GgufHeader) -> str | None:
 
     has_windows, has_state = any(windows(header)), any(recurrent_blocks(header))
     has_window = header.number("attention.sliding_window") > 0
-    if is_saved_whole(header.architecture, is_hybrid=has_state, has_window=has_window):
+    is_whole = is_saved_whole(header.architecture, is_hybrid=has_state, has_window=has_window)
+    if is_whole or entry.separate_caches:
         return WHOLE_STATES if max_offloaded_bytes(entry) else NO_STATES
     if has_windows:
         plan = plan_text("", entry, Path(header.path), header, {})

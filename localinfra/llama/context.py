@@ -57,7 +57,7 @@ class LlamaContext:
         layout = MemoryLayout(model, settings)
         self.has_full_window = layout.has_full_window
         self.needs_states, self.max_saved = layout.needs_states, layout.max_saved
-        self.shares_cells = not model.is_saved_whole
+        self.shares_cells = not layout.is_saved_whole
         self.is_canonical_alone = model.has_state
         self.context_length = settings.context_length
         self.num_sequences = settings.num_sequences
@@ -86,7 +86,7 @@ class LlamaContext:
         self._places = self._slots.places if self.has_grid_positions else None
         self._whole_tail = 0
         self.max_rollback = settings.context_length
-        if self.needs_states:
+        if self.needs_states and not layout.can_drop_ends:
             self.max_rollback = llama_cpp.llama_n_rs_seq(self._pointer)
             self._whole_tail = self.max_rollback + 1 if self.max_rollback else 0
         self.num_slots = self._slots.num_slots

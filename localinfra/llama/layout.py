@@ -17,25 +17,29 @@ class MemoryLayout:
         self._model = model
         self._num_sequences = settings.num_sequences
         self._batch_size = settings.batch_size
+        self._is_separate = settings.separate_caches
+        self.is_saved_whole = model.is_saved_whole or settings.separate_caches
         window = model.sliding_window
         # As llama.cpp sizes the cache of windows: it must have room for one of each slot.
         window_cells = window * (settings.num_sequences + 1) + settings.batch_size
         # At the end of a chunk, llama.cpp would give all its cells to others, even the last one,
         # without which the slot could not go on.
         is_full = settings.full_window or model.has_chunks or window_cells >= settings.num_cells
-        self.has_full_window = window > 0 and is_full
-        self._has_window_states = window > 0 and not is_full
-        self.needs_states = model.has_state or self._has_window_states
+        self.has_full_window = window > 0 and is_full and not settings.separate_caches
+        self._has_window_states = window > 0 and not self.has_full_window
+        self.needs_states = model.has_state or self._has_window_states or self.is_saved_whole
         self.max_saved = window if self.has_full_window else settings.num_cells
         self.num_states = settings.num_sequences + 1  # one more, for saving and restoring
-        if model.has_state and model.has_attention and not model.is_saved_whole:
+        if model.has_state and model.has_attention and not self.is_saved_whole:
             self.num_states += EXTRA_STATES
+        # Others lose what leaves their windows, or have states that can't be cut.
+        self.can_drop_ends = model.sliding_window == 0 and not model.has_state
 
     def cell_maps(self, num_cells: int) -> list[CellMap]:
         """Maps of the cells of layers with full attention, and of those with a sliding window if
         they have a separate cache; empty if it is not known how cells are used."""
         model = self._model
-        if not model.has_attention or not model.has_known_cells:
+        if not model.has_attention or not model.has_known_cells or self._is_separate:
             return []
         if not self._has_window_states:
             return [CellMap(num_cells)]
@@ -46,12 +50,12 @@ class MemoryLayout:
     def slots(self, context: Any, maps: list[CellMap]) -> Slots:
         """`context` is a pointer, `maps` are those of its cells."""
         model = self._model
+        if self.is_saved_whole and model.has_attention:
+            return WholeSlots(context, model, maps, self.num_states)
         if self.has_full_window:
             return (ChunkSlots if model.has_chunks else WindowSlots)(context, model, maps)
         if not self.needs_states:
             return Slots(context, model, maps)
-        if model.is_saved_whole:
-            return WholeSlots(context, model, maps, self.num_states)
         if not model.has_attention:
             return StateSlots(context, model, maps, self.num_states)
         if model.has_state:

@@ -24,7 +24,7 @@ def context_params(
     params.type_k = params.type_v = KV_TYPES[settings.kv_type]
     # Slots share cells of prefixes. A step reads all cells once, as many bytes as if each sequence
     # had a cache of its own; only the products with cells of others are in vain.
-    params.kv_unified = True
+    params.kv_unified = not settings.separate_caches
     params.n_rs_seq = settings.max_rollback if model.has_state else 0
     params.no_perf = True
     return params

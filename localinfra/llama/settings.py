@@ -18,6 +18,7 @@ class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch_threads: int | None = None
     flash_attention: bool | None = None  # None: where it is supported
     kv_type: str  # of KV_TYPES
+    separate_caches: bool = False  # each sequence has one; `num_cells` are those of all together
     full_window: bool = False  # layers with a sliding window have a cell for each token too
     max_rollback: int = 0  # tokens that recurrent layers can take back, where llama.cpp supports it
     device_sampling: bool | None = None  # None: where the output layer is on a GPU

@@ -144,7 +144,7 @@ def check_cache(reader: "StateReader", extra_bytes: int, has_values: bool) -> ND
 def check_cells(
     reader: "StateReader", num_cells: int, extra_bytes: int, has_values: bool
 ) -> NDArray[np.int32]:
-    """The cells of one stream, likewise."""
+    """The cells of one stream, of which there are some, likewise."""
     # Of each cell: position, number of sequences (1), extra, the sequence.
     cells = int32(reader.take(num_cells * (12 + extra_bytes))).reshape(num_cells, -1)
     require(bool((cells[:, 1] == 1).all()))

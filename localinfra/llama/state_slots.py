@@ -181,6 +181,12 @@ class WholeSlots(StateSlots):
         super().__init__(context, model, maps, num_states)
         self._state_maps = maps
 
+    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
+        if start and stop is None and slot < self._num_states:
+            Slots.drop(self, slot, start)  # a draft, where the memory can take it back
+        else:
+            super().drop(slot, start, stop)
+
     def accepts_state(self, data: NDArray[np.uint8], stop: int) -> bool:
         may_lag = self._kept_places is not None
         return is_sound_whole(data, stop, len(self._maps), self._has_values, may_lag=may_lag)

@@ -14,7 +14,6 @@ from localinfra.llama.state import (
     StateReader,
     Unsound,
     before_tail,
-    check_cache,
     check_cells,
     check_state_header,
     require,
@@ -26,6 +25,7 @@ NUM_COMPRESSED = 3  # caches of compressed keys, and states of what compresses t
 TENSOR_FORM = "<iQQQ"  # type, width, rows, bytes of a row
 
 ROW_FORMS = ("<iQ", "<Q")  # type and bytes; what n-grams need has bytes only
+MAX_STREAMS = 256  # LLAMA_MAX_SEQ
 MOST_PLACES = 10_000  # of sections and rows; hostile data could have any number
 
 
@@ -89,7 +89,7 @@ class _Sections:
         for has_values in {self._has_values, False}:  # an indexer's cells have keys only
             with contextlib.suppress(Unsound):
                 self._reader.at = at
-                found = check_cache(self._reader, self._extra_bytes, has_values)
+                found = _check_streams(self._reader, self._extra_bytes, has_values)
                 _check_positions(found, self._stop, may_lag=self._may_lag)
                 yield self._reader.at, False
         with contextlib.suppress(Unsound):
@@ -108,6 +108,20 @@ class _Sections:
                 yield self._reader.at, True
 
 
+def _check_streams(reader: StateReader, extra_bytes: int, has_values: bool) -> NDArray[np.int32]:
+    """`llama_kv_cache::state_write`: one of the streams has cells, those of the slot. Returns their
+    positions, in ascending order. Raises Unsound."""
+    [num_streams] = reader.unpack("<I")
+    require(0 < num_streams <= MAX_STREAMS)
+    found = []
+    for _ in range(num_streams):
+        [count] = reader.unpack("<I")
+        if count:
+            found.append(check_cells(reader, count, extra_bytes, has_values))
+    require(len(found) == 1)
+    return found[0]
+
+
 def _check_positions(found: NDArray[np.int32], stop: int, *, may_lag: bool = False) -> None:
     """Whether these are the last positions before `stop`: a window lacks earlier ones. Raises
     Unsound."""
@@ -124,14 +138,7 @@ def _check_compressed(reader: StateReader, stop: int) -> None:
     _, _, mode = reader.unpack("<III")
     require(mode == 0)
     for _ in range(2):  # without a window, and with one
-        [num_streams] = reader.unpack("<I")
-        counts: list[int] = []
-        for _ in range(num_streams):
-            counts += reader.unpack("<I")
-            if counts[-1]:
-                found = check_cells(reader, counts[-1], 0, has_values=False)
-                _check_positions(found, stop)
-        require(sum(count > 0 for count in counts) == 1)
+        _check_positions(_check_streams(reader, 0, has_values=False), stop)
     for _ in range(NUM_COMPRESSED):
         _, num_rows, num_streams, num_layers = reader.unpack("<IIII")
         _check_tensors(reader, num_streams, num_layers, 1, num_rows)

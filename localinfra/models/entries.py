@@ -132,6 +132,9 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     sequences: Annotated[int, Meta(ge=1, le=64)] = 8  # the most that run at once; others wait
     # tokens of all running sequences together; default and minimum: `context_length`
     kv_cache_tokens: Tokens | None = None
+    # each running sequence has a cache of `context_length`, whatever `kv_cache_tokens` says: for
+    # many long conversations that share little; prefixes come from copies in main memory then
+    separate_caches: bool = False
     # number type of the KV cache; smaller ones take less memory; flash attention reads f32 as f16
     kv_type: KvType = "f16"
     # what layers with a sliding window keep; full: all tokens, so that any part of a prompt can be

@@ -37,6 +37,7 @@ class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
     num_cells: int  # tokens of all sequences together
     num_sequences: int  # that keep a state or a window at the same time
     batch_size: int  # tokens of a step
+    num_caches: int = 1  # for as many sequences
     kv_type: str
     num_extra_states: int = 0  # of models that also have attention
     max_rollback: int = 0  # tokens that states can be taken back: each has so many earlier ones
@@ -51,7 +52,8 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
     ]
     full_cells = padded(shape.num_cells)
     window = window_length(header)
-    window_cells = padded(min(full_cells, window * shape.num_sequences + shape.batch_size))
+    of_steps = shape.batch_size * shape.num_caches
+    window_cells = padded(min(full_cells, window * shape.num_sequences + of_steps))
     if shape.full_window:
         window_cells = full_cells
     full_head = header.key_length + header.value_length

@@ -67,6 +67,7 @@ def draft_entry(
         entry,
         context_length=min(settings.context_length, trained),
         kv_cache_tokens=settings.num_cells,
+        separate_caches=False,  # it must take back what was drafted in vain
         batch_size=settings.batch_size,  # it reads what the other one reads
         tensor_split=(),
         rpc_servers=(),
@@ -122,6 +123,7 @@ def load_mtp(name: str, plan: TextPlan, model: Model, verifier: "HiddenContext")
         context_length=verifier.context_length,
         num_cells=verifier.num_cells,
         batch_size=verifier.batch_size,
+        separate_caches=False,
         full_window=False,
         max_rollback=0,
         device_sampling=False,

@@ -23,6 +23,7 @@ def identity(
     own = part_paths(Path(header.path), header.num_parts)
     files = [store.identify(path) for path in (*own, *(adapter.path for adapter in entry.lora))]
     most = header.number("rope.scaling.original_context_length", header.context_length)
+    cells = settings.context_length if settings.separate_caches else settings.num_cells
     is_open = entry.batch_size == "auto" and is_offloaded
     counts = msgspec.structs.replace(
         settings,
@@ -33,7 +34,7 @@ def identity(
         context_length=0,
         mtp=False,
         device_sampling=None,
-        num_cells=int(settings.num_cells + MOST_PADDING > most),
+        num_cells=int(cells + MOST_PADDING > most),
     )
     facts = (files, [adapter.scale for adapter in entry.lora], counts, is_offloaded)
     peers = [repr(entry.rpc_servers)] if entry.rpc_servers else []

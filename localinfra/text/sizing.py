@@ -57,7 +57,7 @@ def sized(
 
     small = settings(length(full=False), full=False)
     can_be_full = any(windows(header)) and not any(recurrent_blocks(header))
-    if not can_be_full:
+    if not can_be_full or entry.separate_caches:
         return small
     full = settings(length(full=True), full=True)
     if header.architecture in CHUNKED:
@@ -156,9 +156,13 @@ def batch_in_words(entry: TextModelEntry, settings: ContextSettings, gpus: Colle
 
 def context_settings(entry: TextModelEntry, length: int) -> ContextSettings:
     """`length`: tokens of one sequence."""
+    num_cells = max(entry.kv_cache_tokens or length, length)
+    if entry.separate_caches:
+        num_cells = length * (entry.sequences + 1)  # one more, for saving and restoring
     return ContextSettings(
         context_length=length,
-        num_cells=max(entry.kv_cache_tokens or length, length),
+        num_cells=num_cells,
+        separate_caches=entry.separate_caches,
         num_sequences=entry.sequences,
         batch_size=max(usual_batch(entry), entry.sequences),
         threads=entry.threads,
@@ -181,6 +185,7 @@ def cache_shape(settings: ContextSettings) -> CacheShape:
         num_cells=settings.num_cells + MOST_PADDING,
         num_sequences=settings.num_sequences + 1,  # one more, for saving and restoring
         batch_size=settings.batch_size,
+        num_caches=settings.num_sequences + 1 if settings.separate_caches else 1,
         kv_type=settings.kv_type,
         num_extra_states=EXTRA_STATES,
         max_rollback=settings.max_rollback,

@@ -86,9 +86,21 @@ def measure_prompts(around: Surroundings, sheet: Sheet, title: str, file: Path) 
 
 
 def measure_caches(around: Surroundings, sheet: Sheet, title: str, file: Path) -> None:
-    """What long streams that share nothing would gain by a cache for each (`kv_unified`), in the
-    bare loop."""
+    """What long streams that share nothing gain by a cache for each (`separate_caches`): in
+    conversations that go on, whose prompts come from the prefix cache, and in the bare loop."""
     count, depth = (2, 64) if around.is_quick else (32, 2048)
+    for is_separate in (False, True):
+        label = f"{title}: {streams(count)} after {depth} words, separate_caches = {is_separate}"
+        cells = 512 + 4 * depth
+        table = text_model(
+            "m", file, context_length=cells, kv_cache_tokens=count * cells, sequences=count,
+            preload=True, prompt_lookup=False, separate_caches=is_separate,
+        )  # fmt: skip
+        try:
+            with serving(around, f"[server]\n{table}", "m") as server:
+                sheet.add(label, f"{rate_of_next_turns(server, count, depth):.0f} tokens/s")
+        except (Unmeasurable, OSError) as error:
+            sheet.add(label, f"FAILED: {error}")
     program = compiled_loop(around)
     if program is None:
         return  # `bare_loops` has said it
@@ -96,6 +108,21 @@ def measure_caches(around: Surroundings, sheet: Sheet, title: str, file: Path) -
         label = f"{title}: bare loop, {streams(count)} after {depth} tokens, cache of {kind}"
         found = loop_rate(around, program, file, count, depth, kind)
         sheet.add(label, found if isinstance(found, str) else f"{found:.0f} tokens/s")
+
+
+def rate_of_next_turns(server: Server, count: int, num_words: int) -> float:
+    """Tokens per second of all streams together, each of which begins with a prompt that was read
+    before. The median of three."""
+    server.set_deadline(240)
+    found = []
+    for repeat in range(4):
+        prompts = [[user(words(f"{repeat} {at}", num_words))] for at in range(count)]
+        server.finish(*[server.send(prompt, 1, logit_bias=None) for prompt in prompts])
+        begun = time.perf_counter()
+        sent = [server.send(prompt, 128, logit_bias=None, **SAMPLED) for prompt in prompts]
+        server.finish(*sent)
+        found.append(count * 128 / (time.perf_counter() - begun))
+    return statistics.median(found[1:])  # the first one warms up
 
 
 def first_token_s(server: Server, num_words: int) -> float:

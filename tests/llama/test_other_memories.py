@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from llama.test_tiny_models import GREEDY
-from models.tiny_gguf import TinyModel
+from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
+from models.tiny_hybrids import tiny_lfm2
 from models.tiny_others import OTHERS, tiny_llama4, tiny_plamo2
 from msgspec.structs import replace
 
@@ -29,31 +30,41 @@ SETTINGS = ContextSettings(
 PROMPT = [40 + (i * i) % 150 for i in range(150)]
 
 
-def opened(model: Model) -> Engine:
-    return Engine(LlamaContext(model, SETTINGS), EngineSettings(max_offloaded=64 << 20))
+SEPARATE = replace(SETTINGS, separate_caches=True, num_cells=4 * 400)
 
 
-async def ask(engine: Engine, prompt: list[int]) -> tuple[int, list[int]]:
+def opened(model: Model, settings: ContextSettings = SETTINGS) -> Engine:
+    return Engine(LlamaContext(model, settings), EngineSettings(max_offloaded=64 << 20))
+
+
+async def ask(engine: Engine, prompt: list[int], length: int = 20) -> tuple[int, list[int]]:
     """How many of the prompt's tokens were there already, and the answer."""
-    async with engine.generate([GenerationRequest(prompt, 20, GREEDY)]) as generation:
+    async with engine.generate([GenerationRequest(prompt, length, GREEDY)]) as generation:
         events = [event async for some in generation for event in some]
     return events[0].num_cached, [event.token for event in events if event.token is not None]
 
 
-@pytest.mark.parametrize("make", OTHERS)
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        *((make, SETTINGS) for make in OTHERS),
+        *((make, SEPARATE) for make in (tiny_llama, tiny_gemma3, tiny_mamba, tiny_lfm2, *OTHERS)),
+    ],
+)
 def test_a_turn_begins_where_the_last_answer_ended(
-    tmp_path: Path, make: Callable[[], TinyModel]
+    tmp_path: Path, make: Callable[[], TinyModel], settings: ContextSettings
 ) -> None:
     model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings())
+    has_states = model.has_state or settings.separate_caches
 
     async def run() -> None:
-        engine, turns, prompt, computed = opened(model), [], PROMPT, 0
+        engine, turns, prompt, computed = opened(model, settings), [], PROMPT, 0
         for _ in range(3):
             cached, answer = await ask(engine, prompt)
             assert cached == computed
             # The last token of an answer is not computed before the next turn. After a short one,
             # that begins before it.
-            is_long = len(answer) > MIN_GAP or not model.has_state
+            is_long = len(answer) > MIN_GAP or not has_states
             computed = len(prompt) + (len(answer) - 1 if is_long else -BEFORE_END)
             turns.append((prompt, answer))
             prompt = [*prompt, *answer, *range(50, 60)]
@@ -64,11 +75,29 @@ def test_a_turn_begins_where_the_last_answer_ended(
         turns += [(prompt, answer) for prompt, (_, answer) in zip(prompts, several, strict=True)]
         await asyncio.to_thread(engine.close)
         for prompt, answer in turns:
-            engine = opened(model)
+            engine = opened(model, settings)
             assert await ask(engine, prompt) == (0, answer)
             await asyncio.to_thread(engine.close)
 
     asyncio.run(run())
+
+
+def test_drafts_are_taken_back_in_a_cache_of_ones_own(tmp_path: Path) -> None:
+    """As in a shared one: the answers repeat themselves, so that guesses are made."""
+    model = Model(tiny_llama().write(tmp_path / "tiny.gguf"), ModelSettings())
+    prompts = [[40 + at % size for at in range(150)] for size in (3, 5, 7)]
+
+    async def run(settings: ContextSettings) -> tuple[list[list[int]], int]:
+        engine = opened(model, settings)
+        answers = await asyncio.gather(*(ask(engine, prompt, 100) for prompt in prompts))
+        guesses = engine.stats.num_drafted
+        await asyncio.to_thread(engine.close)
+        return [answer for _, answer in answers], guesses
+
+    assert LlamaContext(model, SEPARATE).max_rollback > 0
+    separate, num_guesses = asyncio.run(run(SEPARATE))
+    shared, _ = asyncio.run(run(SETTINGS))
+    assert separate == shared and num_guesses > 0
 
 
 def test_llama_4_always_has_a_cell_for_each_token(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_mamba
+from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 from models.tiny_latent import tiny_deepseek2
 from models.tiny_mtp import tiny_qwen35_mtp
@@ -54,13 +54,38 @@ MAKERS = [
 SMALL = (small_window, small_latent_window)
 
 
-@pytest.fixture(params=[*MAKERS, tiny_qwen35_mtp])
+def separate_llama() -> TinyModel:
+    """To be run with a cache for each sequence, as the following ones."""
+    return tiny_llama()
+
+
+def separate_windows() -> TinyModel:
+    return tiny_gemma3(layers=7)
+
+
+def separate_chunks() -> TinyModel:
+    return tiny_llama4()
+
+
+def separate_hybrid() -> TinyModel:
+    return tiny_qwen35()
+
+
+SEPARATE = (separate_llama, separate_windows, separate_chunks, separate_hybrid)
+
+
+def settings_of(make: Callable[[], TinyModel]) -> ContextSettings:
+    is_separate = make in SEPARATE
+    return replace(SETTINGS, full_window=make not in SMALL, separate_caches=is_separate)
+
+
+@pytest.fixture(params=[*MAKERS, *SEPARATE, tiny_qwen35_mtp])
 def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaContext]:
     make: Callable[[], TinyModel] = request.param
     drafts = make is tiny_qwen35_mtp
     model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings(mtp=drafts))
     kind = HiddenContext if drafts else LlamaContext
-    context = kind(model, replace(SETTINGS, full_window=make not in SMALL))
+    context = kind(model, settings_of(make))
     assert context.has_full_window == (make in (make_gemma3, tiny_dots3note, tiny_llama4))
     yield context
     context.close()
@@ -104,10 +129,9 @@ def test_so_they_are_with_cells_that_were_in_host_memory(context: LlamaContext) 
     assert difference_after_a_restore(context) < limit
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", [*MAKERS, *SEPARATE])
 def test_so_they_are_in_32_bits(make: Callable[[], TinyModel], tmp_path: Path) -> None:
-    is_full = make not in SMALL
-    settings = replace(SETTINGS, full_window=is_full, flash_attention=False, kv_type="f32")
+    settings = replace(settings_of(make), flash_attention=False, kv_type="f32")
     context = LlamaContext(Model(make().write(tmp_path / "tiny.gguf"), ModelSettings()), settings)
     assert difference_after_a_restore(context) < IN_32_BITS
     context.close()
