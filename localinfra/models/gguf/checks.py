@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 from localinfra.models.gguf.header import Array, GgufHeader, GgufVocabulary
+from localinfra.models.gguf.indexers import indexer_problems
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
@@ -42,8 +43,6 @@ TOKENIZERS = ("llama", "gpt2", "gemma4", "rwkv", "plamo2")
 BERT_MARKS = {"bos": 101, "unknown": 100, "seperator": 102}  # llama.cpp's defaults, its spelling
 # Bytes found in UTF-8: a tokenizer that falls back to bytes must have a token for each.
 UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
-
-ROTATED_INDEXERS = {"deepseek32", "deepseek4", "dots3note", "glm-dsa"}
 
 ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 
@@ -103,7 +102,7 @@ def problems(header: GgufHeader, tokenizer: GgufVocabulary, *, embeds: bool) -> 
     yield from _layers(header)
     yield from _experts(header)
     yield from _heads(header)
-    yield from _indexer(header)
+    yield from (f"{problem}; {AGAIN}" for problem in indexer_problems(header))
     yield from tensor_problems(header)
     if embeds and header.metadata.get("tokenizer.ggml.model") == "bert":
         yield from _bert_tokenizer(header, tokenizer)
@@ -236,13 +235,6 @@ def _heads(header: GgufHeader) -> Iterator[str]:
             yield f"has keys of {key} numbers and values of {value}; {AGAIN}"
         if header.architecture in EQUAL_HEADS - PARTIAL_ROPE and rope != key:
             yield f"rotates {rope} of a head's {key} numbers (rope.dimension_count); {AGAIN}"
-
-
-def _indexer(header: GgufHeader) -> Iterator[str]:
-    """Its keys are multiplied by Hadamard matrices, the smallest of which has 64 rows."""
-    length = header.number("attention.indexer.key_length")
-    if header.architecture in ROTATED_INDEXERS and (length <= 0 or length % 64):
-        yield f"has an indexer's keys of {length} numbers, no multiple of 64; {AGAIN}"
 
 
 def tensor_problems(header: GgufHeader) -> Iterator[str]:

@@ -1,0 +1,57 @@
+"""Headers of models with indexers that would end the process are refused, and only those."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from models.tiny_gguf import ARRAY, U32, TinyModel, Value
+from models.tiny_others import (
+    OTHERS,
+    tiny_deepseek4,
+    tiny_deepseek32,
+    tiny_dots3note,
+    tiny_glm5_next,
+    tiny_minimax_m3,
+    tiny_plamo2,
+    tiny_qwen4exp,
+)
+
+from localinfra.models.gguf.reader import BadGguf, read_header
+
+
+@pytest.mark.parametrize("make", [*OTHERS, tiny_plamo2])
+def test_the_real_ones_are_read(tmp_path: Path, make: Callable[[], TinyModel]) -> None:
+    read_header(make().write(tmp_path / "tiny.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "value", "words"),
+    [
+        (tiny_deepseek32, "attention.indexer.key_length", 32, "no multiple of 64"),
+        (tiny_deepseek4, "attention.indexer.key_length", 1, "no multiple of 64"),
+        (tiny_dots3note, "attention.indexer.types", [0, 1], "no indexer in layer 0"),
+        (tiny_dots3note, "attention.sliding_window_pattern", [1, 0], "no indexer in layer 1"),
+        (tiny_dots3note, "attention.sliding_window_pattern", [1, 1], "no layer that looks at all"),
+        (tiny_glm5_next, "attention.indexer.types", [0, 1], "no indexer in layer 0"),
+        (tiny_glm5_next, "attention.indexer.kpool", 1, "in pools of 1"),
+        (tiny_glm5_next, "attention.indexer.kpool", 3, "in pools of 3"),
+        (tiny_glm5_next, "hyper_connection.count", 5, "5 residual streams"),
+        (tiny_qwen4exp, "attention.compress_ratios", [65, 65], "blocks of 65 tokens"),
+        (tiny_qwen4exp, "ple.ngram_size", 2, "2 tables of 8 numbers"),
+        (tiny_minimax_m3, "attention.indexer.block_size", 0, "blocks of 0 tokens"),
+        (tiny_plamo2, "ssm.group_count", 1, "not 0"),
+    ],
+)
+def test_what_llama_cpp_asserts_is_checked_before(
+    tmp_path: Path,
+    make: Callable[[], TinyModel],
+    key: str,
+    value: int | list[int],
+    words: str,
+) -> None:
+    tiny = make()
+    changed = Value(ARRAY, value, U32) if isinstance(value, list) else Value(U32, value)
+    name = f"{tiny.metadata['general.architecture'].value}.{key}"
+    tiny.metadata[name] = changed
+    with pytest.raises(BadGguf, match=words):
+        read_header(tiny.write(tmp_path / "tiny.gguf"))
