@@ -22,11 +22,13 @@ from localinfra.api.http.body import (
     decode,
     read_body,
     receive_body,
+    struct_of,
 )
 from localinfra.api.http.liberal import field_decoders
 from localinfra.api.http.state import AppState
 from localinfra.api.http.weight import MAX_VALUES, Weight, is_too_deep
 from localinfra.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from localinfra.executor import in_turns
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -101,7 +103,7 @@ async def read_body_or_form(
         return decode(json_of(parts, kind, files, max_values), kind)
     executor = AppState.of(request.app).threads.conversions
     written = await executor.run(json_of, parts, kind, files, max_values, size=num_bytes)
-    return decode(written, kind)
+    return await in_turns(struct_of(written, kind))
 
 
 def is_form(request: Request) -> bool:

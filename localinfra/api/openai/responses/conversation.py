@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -34,7 +35,9 @@ SUMMARIZE = (
     "Write only the summary."
 )
 
-NAMES_OF_MEDIA = (b"input_image", b"image_url", b"input_audio")
+NAMES_OF_MEDIA = {"input_image", "image_url", "input_audio"}
+MAX_NAME_CHARS = 20  # of them: long strings are not hashed
+MAX_SEARCHED = 5000  # values of an input, which take 1 ms
 
 encode = msgspec.json.Encoder().encode
 
@@ -85,11 +88,23 @@ async def read_conversation(
     )
 
 
-def has_media(given: str | Sequence[msgspec.Raw]) -> bool:
+def has_media(given: str | Sequence[Any]) -> bool:
     """Whether there may be images or sounds in it."""
-    if isinstance(given, str):
-        return False
-    return any(name in bytes(raw) for raw in given for name in NAMES_OF_MEDIA)
+    left: list[Any] = [] if isinstance(given, str) else [given]
+    num_seen = 0
+    while left:
+        node = left.pop()
+        inner = node.values() if isinstance(node, dict) else node
+        num_seen += len(node)
+        if num_seen > MAX_SEARCHED:
+            return True
+        if isinstance(node, dict) and not NAMES_OF_MEDIA.isdisjoint(node):
+            return True
+        texts = (one for one in inner if isinstance(one, str) and len(one) < MAX_NAME_CHARS)
+        if not NAMES_OF_MEDIA.isdisjoint(texts):
+            return True
+        left.extend(one for one in inner if isinstance(one, (list, dict)))
+    return False
 
 
 def conversation_request(
