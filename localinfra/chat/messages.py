@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from localinfra.chat.encoding import all_parts
 from localinfra.chat.unread import note_for
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -128,7 +129,7 @@ def thought_in(value: object, levels: int = MAX_THOUGHT_LEVELS) -> str:
 
 def json_text(value: object) -> str:
     """The text of JSON that a client sent as text or as a value."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if isinstance(value, str) else b"".join(all_parts(value)).decode()
 
 
 class FunctionCall(msgspec.Struct, frozen=True):

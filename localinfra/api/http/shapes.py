@@ -275,10 +275,6 @@ def shorten_choices(value: Any, shape: ValueShape) -> Steps[None]:
     num_seen = 0
     while left:
         node, shape = left.pop()
-        num_seen += 1 + (len(node) if type(node) is list else 0)
-        if num_seen > CHOICES_PER_STEP:
-            num_seen = 0
-            yield
         inner: Iterable[tuple[Any, Any, ValueShape]] = ()
         if type(node) is list and shape.items and shape.items.has_choices:
             inner = ((at, item, shape.items) for at, item in enumerate(node))
@@ -288,6 +284,9 @@ def shorten_choices(value: Any, shape: ValueShape) -> Steps[None]:
         elif type(node) is dict and shape.entries and shape.entries.has_choices:
             inner = ((name, node[name], shape.entries) for name in node)
         for place, item, its_shape in inner:
+            num_seen += 1
+            if num_seen % CHOICES_PER_STEP == 0:
+                yield
             if isinstance(item, str):
                 if its_shape.is_choice and len(item) > MAX_CHOICE_CHARS:
                     node[place] = item[:MAX_CHOICE_CHARS]

@@ -40,20 +40,21 @@ def done(steps: Steps[T]) -> T:
             return end.value  # type: ignore[no-any-return]
 
 
-def values_of(body: bytes) -> Steps[Any]:
+def values_of(body: bytes | bytearray) -> Steps[Any]:
     """The values, as `msgspec.json.decode` makes them. Raises its errors; positions in them are
     those in the body."""
     if len(body) <= PIECE_BYTES:
         return msgspec.json.decode(body)
+    view = memoryview(body)
     joined = _Joined(secrets.token_hex(16))  # which no client can know
     texts: dict[str, str] = {}
-    for piece in cut(body):
+    for piece in cut(view):
         if piece is None:
             yield
             continue
         for start, end in piece.long_strings:
-            texts[joined.new_name()] = yield from _text(body, start, end)
-        joined.add(piece, body)
+            texts[joined.new_name()] = yield from _text(view, start, end)
+        joined.add(piece, view)
         yield
     if texts:
         yield from _fill(joined.whole, texts)
@@ -83,7 +84,7 @@ class Piece(NamedTuple):
         return [(one.end, other.start) for one, other in pairs if one.is_cut]
 
 
-def cut(body: bytes) -> Iterator[Piece | None]:
+def cut(body: memoryview) -> Iterator[Piece | None]:
     """Pieces of JSON, all but the first of which begin with a comma; None while one grows. Those of
     what is no JSON are none either."""
     brackets, before = bytearray(), b""
@@ -121,9 +122,9 @@ def cut(body: bytes) -> Iterator[Piece | None]:
     yield Piece([*spans, Span(start, opened if is_in_string else len(body))], before, b"")
 
 
-def _without_escapes(body: bytes, at: int) -> bytes:
+def _without_escapes(body: memoryview, at: int) -> bytes:
     """The next bytes, of which quotes that are escaped are dots."""
-    shown = body[at : at + PIECE_BYTES]
+    shown = bytes(body[at : at + PIECE_BYTES])
     if b"\\" in shown:
         if b'"' in shown:
             shown = shown.replace(b"\\\\", b"..")
@@ -198,7 +199,7 @@ class _Joined:
         self._num_named += 1
         return self._name(self._num_named)
 
-    def add(self, piece: Piece, body: bytes) -> None:
+    def add(self, piece: Piece, body: memoryview) -> None:
         """Decodes the piece. Raises msgspec's errors."""
         value = self._decoded(piece, body)
         begun = self._begun(value, len(piece.before))
@@ -220,7 +221,7 @@ class _Joined:
     def _name(self, number: int) -> str:
         return f"{self._mark}{number:08x}"
 
-    def _decoded(self, piece: Piece, body: bytes) -> Any:
+    def _decoded(self, piece: Piece, body: memoryview) -> Any:
         text = bytearray(self._opening(piece.before))
         places = [(0, piece.spans[0].start)]  # in the text and in the body
         for start, end, is_cut in piece.spans:
@@ -288,14 +289,14 @@ def moved(error: Exception, places: list[tuple[int, int]]) -> msgspec.DecodeErro
     return msgspec.DecodeError(problem)
 
 
-def _text(body: bytes, start: int, end: int) -> Steps[str]:
+def _text(body: memoryview, start: int, end: int) -> Steps[str]:
     """A string, from what stands between its quotes."""
     parts: list[str] = []
     at = start
     while at < end:
         stop = end if at + PIECE_BYTES >= end else _end_of_part(body, at, at + PIECE_BYTES)
         try:
-            parts.append(msgspec.json.decode(b'"%b"' % body[at:stop], type=str))
+            parts.append(msgspec.json.decode(b'"%b"' % bytes(body[at:stop]), type=str))
         except msgspec.DecodeError as error:
             raise moved(error, [(0, at - 1), (stop - at + 1, stop)]) from None
         at = stop
@@ -303,13 +304,13 @@ def _text(body: bytes, start: int, end: int) -> Steps[str]:
     return "".join(parts)
 
 
-def _end_of_part(body: bytes, start: int, end: int) -> int:
+def _end_of_part(body: memoryview, start: int, end: int) -> int:
     """Where a string may be cut, at `end` or a little earlier."""
     for _ in range(3):  # more are no UTF-8
         end -= body[end] & 0xC0 == 0x80
     rest = end - MAX_UNFINISHED
-    rest -= _ends_in_escape(body[start:rest])
-    if unfinished := UNFINISHED.search(body[rest:end].replace(b"\\\\", b"..")):
+    rest -= _ends_in_escape(bytes(body[start:rest]))
+    if unfinished := UNFINISHED.search(bytes(body[rest:end]).replace(b"\\\\", b"..")):
         end -= len(unfinished[0])
     return end
 

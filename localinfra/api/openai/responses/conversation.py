@@ -21,6 +21,7 @@ from localinfra.api.openai.responses.store import KeptResponse, References, prev
 from localinfra.api.openai.responses.tools import Offered
 from localinfra.api.pictures import TEXT_ONLY, Reads, read_by
 from localinfra.chat.answer import Answer, ToolUse
+from localinfra.chat.encoding import all_parts
 from localinfra.chat.messages import Message
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest
@@ -134,7 +135,7 @@ def conversation_request(
     if body.store:
         placed = zip(sent.items, sent.paths, strict=True)
         own = [item for item, path in placed if path not in references.paths]
-        num_bytes = len(encode(own)) + references.num_bytes
+        num_bytes = sum(map(len, all_parts(own))) + references.num_bytes
         num_bytes += previous.conversation_bytes if previous else 0
     items, answer = [*earlier, *sent.items], body.answer()
     if compacts := compacts or bool(sent.triggers):
@@ -150,7 +151,7 @@ def conversation_request(
         sampling=body.sampling_params(defaults),
         answer=answer,
         offered=offered,
-        tools=msgspec.Raw(encode(offered.shown)),
+        tools=msgspec.Raw(b"".join(all_parts(offered.shown))),
         left_out=left_out,
         unknown=[*offered.unknown, *sent.unknown],
     )
