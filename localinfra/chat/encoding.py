@@ -10,6 +10,7 @@ import msgspec
 
 SLICE_CHARS = 1 << 17  # of a long string, encoded in 1 ms
 VALUES_PER_STEP = 1 << 15  # that are looked at
+HOLDING = (str, list, dict)  # values that may be long
 
 encode = msgspec.json.Encoder().encode
 
@@ -27,7 +28,9 @@ def json_parts(value: object) -> Generator[None, None, list[bytes]]:
         return f"{mark}{len(taken) - 1:08x}"
 
     root = [msgspec.to_builtins(value, str_keys=True, enc_hook=held)]
+    yield
     yield from _take_out(root, mark, taken)
+    yield
     encoded = encode(root)[1:-1]
     if not taken:
         return [encoded]
@@ -58,25 +61,52 @@ def _take_out(root: list[Any], mark: str, taken: list[str | bytes]) -> Generator
     num_seen = 0
     while left:
         node = left.pop()
-        num_seen += len(node)
-        if num_seen > VALUES_PER_STEP:
-            num_seen = 0
-            yield
-        if isinstance(node, dict) and any(len(name) > SLICE_CHARS for name in node):
+        if isinstance(node, dict) and max(map(len, node), default=0) > SLICE_CHARS:
             items = [(short(name), value) for name, value in node.items()]
             node.clear()
             node.update(items)
         places: Any = node.items() if isinstance(node, dict) else enumerate(node)
         for place, inner in places:
+            num_seen += 1
+            if num_seen % VALUES_PER_STEP == 0:
+                yield
             if isinstance(inner, str):
                 if len(inner) > SLICE_CHARS:
                     node[place] = short(inner)
-            elif isinstance(inner, (list, dict)) and inner:
+                continue
+            if isinstance(inner, tuple):
+                inner = node[place] = list(inner)
+            if isinstance(inner, (list, dict)) and inner:
                 left.append(inner)
 
 
+def json_of(value: object) -> bytes:
+    """The JSON of plain values, for threads, which are interrupted between calls."""
+    return b"".join(all_parts(value)) if _has_long(value) else encode(value)
+
+
+def _has_long(value: object) -> bool:
+    """Whether a long string is found among the first values."""
+    left: list[Any] = [value]
+    num_seen = 0
+    while left:
+        node = left.pop()
+        num_seen += 1 if isinstance(node, str) else len(node)
+        if num_seen > VALUES_PER_STEP:
+            return False
+        if isinstance(node, dict):
+            if max(map(len, node), default=0) > SLICE_CHARS:
+                return True
+            left += [one for one in node.values() if type(one) in HOLDING]
+        elif isinstance(node, list):
+            left += [one for one in node if type(one) in HOLDING]
+        elif isinstance(node, str) and len(node) > SLICE_CHARS:
+            return True
+    return False
+
+
 def all_parts(value: object) -> list[bytes]:
-    """The same, for threads, which are interrupted between calls."""
+    """`json_parts`, for threads."""
     steps = json_parts(value)
     while True:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from localinfra.chat.encoding import all_parts
+from localinfra.chat.encoding import json_of
 from localinfra.chat.unread import note_for
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -129,7 +129,9 @@ def thought_in(value: object, levels: int = MAX_THOUGHT_LEVELS) -> str:
 
 def json_text(value: object) -> str:
     """The text of JSON that a client sent as text or as a value."""
-    return value if isinstance(value, str) else b"".join(all_parts(value)).decode()
+    if isinstance(value, str):
+        return value
+    return json_of(value).decode()
 
 
 class FunctionCall(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from localinfra.chat import encoding
-from localinfra.chat.encoding import SLICE_CHARS, all_parts, json_parts
+from localinfra.chat.encoding import SLICE_CHARS, all_parts, json_of, json_parts
 
 
 class Item(msgspec.Struct, omit_defaults=True, tag="item"):
@@ -26,7 +26,8 @@ def value(chance: random.Random, depth: int = 0) -> Any:
     if kind < 5:
         return chance.choice([1, None, float("nan"), True])
     if kind < 6:
-        return [value(chance, depth + 1) for _ in range(chance.randrange(5))]
+        items = [value(chance, depth + 1) for _ in range(chance.randrange(5))]
+        return chance.choice([list, tuple])(items)
     if kind < 7:
         return Item(msgspec.Raw(b'{"a" : [1, 2]}'), value(chance, depth + 1))
     return {text(chance): value(chance, depth + 1) for _ in range(chance.randrange(5))}
@@ -43,11 +44,12 @@ def test_any_value_is_encoded_as_in_one_call(seed: int, monkeypatch: pytest.Monk
 
 def test_a_long_string_takes_many_steps() -> None:
     long = "\n" * (20 * SLICE_CHARS)
-    given = [long, {long: 1}, Item(msgspec.Raw(b"[]"), long)]
+    given = [long, {long: 1}, Item(msgspec.Raw(b"[]"), (long,))]
     assert sum(1 for _ in json_parts(given)) >= 60
     parts = all_parts(given)
     assert max(map(len, parts)) <= 2 * SLICE_CHARS
     assert b"".join(parts) == msgspec.json.encode(given)
+    assert json_of([1, {"a": long}]) == msgspec.json.encode([1, {"a": long}])
 
 
 def test_what_can_not_be_encoded_is_an_error() -> None:

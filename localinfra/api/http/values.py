@@ -18,6 +18,7 @@ from localinfra.api.http.weight import NO_BRACKETS
 T = TypeVar("T")
 # Work that may be interrupted where it yields. Returns its result.
 Steps: TypeAlias = Generator[None, None, T]
+Body: TypeAlias = bytes | bytearray
 Container: TypeAlias = list[Any] | dict[str, Any]
 
 PIECE_BYTES = 32 * 1024  # one takes 3 ms at most. Some are a few times as long
@@ -40,7 +41,7 @@ def done(steps: Steps[T]) -> T:
             return end.value  # type: ignore[no-any-return]
 
 
-def values_of(body: bytes | bytearray) -> Steps[Any]:
+def values_of(body: Body) -> Steps[Any]:
     """The values, as `msgspec.json.decode` makes them. Raises its errors; positions in them are
     those in the body."""
     if len(body) <= PIECE_BYTES:
@@ -64,7 +65,7 @@ def values_of(body: bytes | bytearray) -> Steps[Any]:
 # --- cutting --------------------------------------------------------------------------------------
 
 
-class Span(NamedTuple):
+class BodySpan(NamedTuple):
     """A part of the body."""
 
     start: int
@@ -72,8 +73,8 @@ class Span(NamedTuple):
     is_cut: bool = False  # a long string was taken out behind it; it ends with its quote
 
 
-class Piece(NamedTuple):
-    spans: list[Span]
+class BodyPiece(NamedTuple):
+    spans: list[BodySpan]
     before: bytes  # the brackets that are open before it, the outermost first
     after: bytes
 
@@ -84,31 +85,31 @@ class Piece(NamedTuple):
         return [(one.end, other.start) for one, other in pairs if one.is_cut]
 
 
-def cut(body: memoryview) -> Iterator[Piece | None]:
+def cut(body: memoryview) -> Iterator[BodyPiece | None]:
     """Pieces of JSON, all but the first of which begin with a comma; None while one grows. Those of
     what is no JSON are none either."""
     brackets, before = bytearray(), b""
-    spans: list[Span] = []
+    spans: list[BodySpan] = []
     start = at = 0  # of the span that is being made, and of what is looked at
     opened = 0  # where the string that is not closed yet begins, behind its quote
     is_in_string = is_long = is_wrong = False
     while at < len(body) and not is_wrong:
         shown = _without_escapes(body, at)
         if shown.isspace() and not is_in_string:
-            spans.append(Span(start, at + 1))
+            spans.append(BodySpan(start, at + 1))
             start = at + len(shown)
         parts = shown.split(b'"')
         if is_in_string and len(parts) == 1:
             is_long = True
         elif is_long:
-            spans.append(Span(start, opened, is_cut=True))
+            spans.append(BodySpan(start, opened, is_cut=True))
             start, is_long = at + len(parts[0]), False
         outside = slice(int(is_in_string), None, 2)
         comma = _last_comma(parts, is_in_string)
         is_wrong = not _track(brackets, b"".join(_head(parts, comma)[outside]))
         if comma and brackets and not is_wrong:
             end = at + comma.offset
-            yield Piece([*spans, Span(start, end)], before, bytes(brackets))
+            yield BodyPiece([*spans, BodySpan(start, end)], before, bytes(brackets))
             start, before, spans = end, bytes(brackets), []
         else:
             yield None
@@ -119,7 +120,7 @@ def cut(body: memoryview) -> Iterator[Piece | None]:
             opened = at - len(parts[-1])
             is_long = is_in_string and at - start > MAX_PIECE_BYTES
     # A string that nothing ends is an error, whatever is in it.
-    yield Piece([*spans, Span(start, opened if is_in_string else len(body))], before, b"")
+    yield BodyPiece([*spans, BodySpan(start, opened if is_in_string else len(body))], before, b"")
 
 
 def _without_escapes(body: memoryview, at: int) -> bytes:
@@ -199,7 +200,7 @@ class _Joined:
         self._num_named += 1
         return self._name(self._num_named)
 
-    def add(self, piece: Piece, body: memoryview) -> None:
+    def add(self, piece: BodyPiece, body: memoryview) -> None:
         """Decodes the piece. Raises msgspec's errors."""
         value = self._decoded(piece, body)
         begun = self._begun(value, len(piece.before))
@@ -221,7 +222,7 @@ class _Joined:
     def _name(self, number: int) -> str:
         return f"{self._mark}{number:08x}"
 
-    def _decoded(self, piece: Piece, body: memoryview) -> Any:
+    def _decoded(self, piece: BodyPiece, body: memoryview) -> Any:
         text = bytearray(self._opening(piece.before))
         places = [(0, piece.spans[0].start)]  # in the text and in the body
         for start, end, is_cut in piece.spans:
