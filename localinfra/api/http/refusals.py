@@ -1,5 +1,5 @@
-"""What msgspec says of a body → InvalidRequest, with the field's path and the choices there are. Quotes
-a thousand characters of a body at most."""
+"""What msgspec says of a body → InvalidRequest, with the field's path and the choices there are.
+Quotes a thousand characters of a body at most."""
 
 import contextlib
 import difflib

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from localinfra.api.http.weight import NO_BRACKETS
+from localinfra.long_text import joined
 
 T = TypeVar("T")
 # Work that may be interrupted where it yields. Returns its result.
@@ -47,19 +48,19 @@ def values_of(body: Body) -> Steps[Any]:
     if len(body) <= PIECE_BYTES:
         return msgspec.json.decode(body)
     view = memoryview(body)
-    joined = _Joined(secrets.token_hex(16))  # which no client can know
+    pieces = _Joined(secrets.token_hex(16))  # which no client can know
     texts: dict[str, str] = {}
     for piece in cut(view):
         if piece is None:
             yield
             continue
         for start, end in piece.long_strings:
-            texts[joined.new_name()] = yield from _text(view, start, end)
-        joined.add(piece, view)
+            texts[pieces.new_name()] = yield from _text(view, start, end)
+        pieces.add(piece, view)
         yield
     if texts:
-        yield from _fill(joined.whole, texts)
-    return joined.whole
+        yield from _fill(pieces.whole, texts)
+    return pieces.whole
 
 
 # --- cutting --------------------------------------------------------------------------------------
@@ -302,7 +303,7 @@ def _text(body: memoryview, start: int, end: int) -> Steps[str]:
             raise moved(error, [(0, at - 1), (stop - at + 1, stop)]) from None
         at = stop
         yield
-    return "".join(parts)
+    return (yield from joined(parts))
 
 
 def _end_of_part(body: memoryview, start: int, end: int) -> int:
