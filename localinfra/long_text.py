@@ -1,5 +1,5 @@
-"""Joins long strings in steps. `"".join` holds the interpreter while it fills fresh memory: 10 ms for
-16 million letters, 35 ms if one of them is an emoji, since each then takes four bytes.
+"""Joins long strings in steps. `"".join` holds the interpreter while it fills fresh memory: 10 ms
+for 16 million letters, 35 ms if one of them is an emoji, since each then takes four bytes.
 
 Owns strings that are not full yet, and shows them to nobody.
 """

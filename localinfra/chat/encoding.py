@@ -87,7 +87,7 @@ def json_of(value: object) -> bytes:
 
 def _has_long(value: object) -> bool:
     """Whether a long string is found among the first values."""
-    left: list[Any] = [value]
+    left: list[Any] = [[value]]
     num_seen = 0
     while left:
         node = left.pop()

@@ -8,7 +8,6 @@ import asyncio
 import codecs
 import itertools
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -25,7 +24,7 @@ from localinfra.api.http.liberal import (
 )
 from localinfra.api.http.refusals import refusing
 from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, shape_of, shorten_choices
-from localinfra.api.http.values import Body, Steps, done, values_of
+from localinfra.api.http.values import Body, Read, Steps, done, values_of
 from localinfra.api.http.weight import MAX_DEPTH, MAX_NESTED, MAX_VALUES, Weight
 from localinfra.errors import (
     BodyTooLarge,
@@ -235,12 +234,12 @@ def without_mark(body: AnyBytes) -> AnyBytes:
 def struct_of(body: Body, kind: type[T], size: int = 0) -> Steps[Decoded[T]]:
     """Decodes a body without a mark."""
     with refusing(body):
-        fields = yield from fields_of(body, kind)
+        fields, has_long = yield from fields_of(body, kind)
     yield
-    return (yield from struct_from(fields, kind, size, len(body)))
+    return (yield from struct_from(fields, kind, size, has_long=has_long))
 
 
-def fields_of(body: Body, kind: type[msgspec.Struct]) -> Steps[Any]:
+def fields_of(body: Body, kind: type[msgspec.Struct]) -> Steps[Read]:
     """A body's fields, or what else it is, as plain values. Raises msgspec's errors."""
     if msgspec.Raw in field_types(kind).values():
         return (yield from fields_apart(body, kind))
@@ -252,12 +251,13 @@ def fields_of(body: Body, kind: type[msgspec.Struct]) -> Steps[Any]:
         return (yield from fields_apart(body, kind))
 
 
-def fields_apart(body: Body, kind: type[msgspec.Struct]) -> Steps[Fields]:
+def fields_apart(body: Body, kind: type[msgspec.Struct]) -> Steps[Read]:
     """The same, where some can't be plain values: those that the struct keeps as JSON, and those
     that hold a number beyond Python's range, which their types may skip."""
     types, shape = field_types(kind), shape_of(kind).fields
     assert shape is not None
     found: Fields = {}
+    has_long = False
     for name, raw in FIELDS.decode(body).items():
         yield
         if types.get(name) is msgspec.Raw:
@@ -265,19 +265,20 @@ def fields_apart(body: Body, kind: type[msgspec.Struct]) -> Steps[Fields]:
             continue
         value = bytes(raw)
         try:
-            found[name] = yield from values_of(value)
+            found[name], is_long = yield from values_of(value)
+            has_long |= is_long
         except msgspec.ValidationError:
             found[name] = None
             if name in types and len(value) <= MAX_READ_AGAIN_BYTES:
                 with refusing(body, shape.all[name], name):
                     found[name] = field_decoders(kind)[name].decode(value)
-    return found
+    return Read(found, has_long)
 
 
 def struct_from(
-    fields: Any, kind: type[T], size: int = 0, num_bytes: int = sys.maxsize
+    fields: Any, kind: type[T], size: int = 0, *, has_long: bool = True
 ) -> Steps[Decoded[T]]:
-    """Makes the struct of a body's plain values. `num_bytes`: what these were in JSON, about."""
+    """Makes the struct of a body's plain values."""
     shape = shape_of(kind)
     assert shape.fields is not None
     if not isinstance(fields, dict):
@@ -292,7 +293,7 @@ def struct_from(
         for name, value in fields.items()
         if name in known and value is not None and not (value == "" and name in texts)
     }
-    if num_bytes > MAX_READ_AGAIN_BYTES:
+    if has_long:
         yield from shorten_choices(given, shape)
     with refusing(b"...", shape):
         value = convert_liberally(given, kind)
