@@ -61,7 +61,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"deltas"},
     ],
     "chat": [
-        {"encoding", "partial", "sandbox", "unread"},
+        {"decoding", "encoding", "partial", "sandbox", "unread"},
         {"messages"},
         {"control_tokens", "schema", "variables"},
         {"formats"},

@@ -23,9 +23,9 @@ from localinfra.api.http.liberal import (
     field_types,
 )
 from localinfra.api.http.refusals import refusing
-from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, shape_of, shorten_choices
-from localinfra.api.http.values import Body, Read, Steps, done, values_of
+from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, lighten, shape_of
 from localinfra.api.http.weight import MAX_DEPTH, MAX_NESTED, MAX_VALUES, Weight
+from localinfra.chat.decoding import Body, Read, Steps, done, values_of
 from localinfra.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -294,7 +294,7 @@ def struct_from(
         if name in known and value is not None and not (value == "" and name in texts)
     }
     if has_long:
-        yield from shorten_choices(given, shape)
+        yield from lighten(given, shape)
     with refusing(b"...", shape):
         value = convert_liberally(given, kind)
     yield
@@ -314,7 +314,7 @@ def decode_within(path: str, value: Any, kind: type[T], unknown: list[str]) -> T
     """Makes a struct of what the body's struct kept as a plain value, by the rules of `read_body`.
     Adds paths of unknown names to `unknown`. Raises InvalidRequest with the value's path."""
     shape = shape_of(kind)
-    done(shorten_choices(value, shape))
+    done(lighten(value, shape))
     with refusing(b"...", shape, path):
         found = convert_liberally(value, kind) if type(value) is dict else converted(value, kind)
         unknown += Unknown().paths(value, shape, path)

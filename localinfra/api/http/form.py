@@ -26,8 +26,8 @@ from localinfra.api.http.body import (
 )
 from localinfra.api.http.liberal import field_decoders
 from localinfra.api.http.state import AppState
-from localinfra.api.http.values import Body, Steps, done
 from localinfra.api.http.weight import MAX_VALUES, Weight, is_too_deep
+from localinfra.chat.decoding import Body, Steps, done
 from localinfra.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 from localinfra.executor import in_turns
 

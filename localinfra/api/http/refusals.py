@@ -10,7 +10,7 @@ import msgspec
 
 from localinfra.api.http.shapes import ValueShape
 from localinfra.api.http.surrogates import lone_surrogate
-from localinfra.api.http.values import BYTE, Body
+from localinfra.chat.decoding import BYTE, Body
 from localinfra.errors import InvalidRequest
 
 

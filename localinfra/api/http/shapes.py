@@ -12,7 +12,10 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from localinfra.api.http.values import Steps
+from localinfra.chat.decoding import Steps
+from localinfra.chat.encoding import json_parts
+from localinfra.chat.messages import JSON_TEXT
+from localinfra.long_text import joined
 
 MAX_LOOKED_AT = 10_000  # objects per body, which take 10 ms
 MAX_MENDED = 1 << 15  # values that may have to be mended: 15 ms
@@ -20,7 +23,7 @@ MANY = 4  # numbers in a list count as one value
 MAX_WHOLE = 2.0**63  # floats beyond it don't stand for one integer
 MAX_NAMED = 20
 MAX_NAME_CHARS = 1000  # of a path
-CHOICES_PER_STEP = 1 << 13  # values that are looked at
+LIGHTENED_PER_STEP = 1 << 13  # values that are looked at
 MAX_CHOICE_CHARS = 1000  # of a wrong one, which msgspec quotes: 16 MB take 150 ms
 CONTAINERS = (list, dict)
 NOTHING: tuple[object, ...] = (None, "", [], {})  # values that ask for nothing
@@ -38,6 +41,7 @@ class ValueShape(msgspec.Struct, eq=False):
     takes_null: bool = False
     takes_text: bool = False
     is_tag: bool = False  # which struct of a union it is
+    is_json_text: bool = False
 
     @property
     def is_choice(self) -> bool:
@@ -52,11 +56,11 @@ class ValueShape(msgspec.Struct, eq=False):
         return any(inner.has_fields for inner in (self.items, self.entries) if inner)
 
     @property
-    def has_choices(self) -> bool:
-        """Whether there may be a choice in it, at any depth."""
-        if self.is_choice or self.has_fields:
+    def is_heavy(self) -> bool:
+        """Whether there may be something for `lighten` in it, at any depth."""
+        if self.is_choice or self.is_json_text or self.has_fields:
             return True
-        return any(inner.has_choices for inner in (self.items, self.entries) if inner)
+        return any(inner.is_heavy for inner in (self.items, self.entries) if inner)
 
     def at(self, path: str) -> "ValueShape | None":
         """The shape at a path as msgspec writes it, such as `messages[0].role`."""
@@ -76,7 +80,7 @@ class Fields(msgspec.Struct, eq=False):
 
     all: dict[str, ValueShape] = {}
     nested: dict[str, ValueShape] = {}  # those that hold structs
-    with_choices: dict[str, ValueShape] = {}
+    heavy: dict[str, ValueShape] = {}
     optional: set[str] = set()
     texts: set[str] = set()  # those with a string or None as default: "" counts as absent
 
@@ -93,7 +97,7 @@ class _ShapeReader:
         self._known: dict[type, Fields] = {}
 
     def shape(self, info: inspect.Type) -> ValueShape:
-        shape = ValueShape()
+        shape = ValueShape(is_json_text=_holds_json_text(info))
         for member in _members(info):
             match member:
                 case inspect.StructType():
@@ -117,19 +121,25 @@ class _ShapeReader:
         fields = self._known[info.cls] = Fields({}, {}, {}, set(), set())
         if info.tag_field:
             tag = fields.all[info.tag_field] = ValueShape(is_tag=True)
-            fields.with_choices[info.tag_field] = tag
+            fields.heavy[info.tag_field] = tag
         for field in info.fields:
             name, shape = field.encode_name, self.shape(field.type)
             fields.all[name] = shape
             if shape.has_fields:
                 fields.nested[name] = shape
-            if shape.has_choices:
-                fields.with_choices[name] = shape
+            if shape.is_heavy:
+                fields.heavy[name] = shape
             if not field.required:
                 fields.optional.add(name)
             if field.default is None or isinstance(field.default, str):
                 fields.texts.add(name)
         return fields
+
+
+def _holds_json_text(info: inspect.Type) -> bool:
+    if isinstance(info, inspect.UnionType):
+        return any(map(_holds_json_text, info.types))
+    return isinstance(info, inspect.Metadata) and JSON_TEXT in (info.extra or {})
 
 
 def _members(info: inspect.Type) -> Iterator[inspect.Type]:
@@ -146,7 +156,7 @@ def _merge(one: Fields, other: Fields) -> Fields:
     return Fields(
         one.all | other.all,
         one.nested | other.nested,
-        one.with_choices | other.with_choices,
+        one.heavy | other.heavy,
         one.optional & other.optional,
         one.texts & other.texts,
     )
@@ -268,27 +278,31 @@ class Mending:
         self._drop(value, dropped)
 
 
-def shorten_choices(value: Any, shape: ValueShape) -> Steps[None]:
-    """Cuts long strings at the places of choices: they are refused, and errors quote them. Changes
-    lists and objects in place."""
+def lighten(value: Any, shape: ValueShape) -> Steps[None]:
+    """Changes in place what would take long while a struct is made: long strings at the places of
+    choices are cut, since they are refused and errors quote them; objects at those of JSON text
+    become text."""
     left: list[tuple[Any, ValueShape]] = [(value, shape)]
     num_seen = 0
     while left:
         node, shape = left.pop()
         inner: Iterable[tuple[Any, Any, ValueShape]] = ()
-        if type(node) is list and shape.items and shape.items.has_choices:
+        if type(node) is list and shape.items and shape.items.is_heavy:
             inner = ((at, item, shape.items) for at, item in enumerate(node))
         elif type(node) is dict and shape.fields:
-            of_fields = shape.fields.with_choices
-            inner = ((name, node[name], of_fields[name]) for name in of_fields if name in node)
-        elif type(node) is dict and shape.entries and shape.entries.has_choices:
+            heavy = shape.fields.heavy
+            inner = ((name, node[name], heavy[name]) for name in heavy if name in node)
+        elif type(node) is dict and shape.entries and shape.entries.is_heavy:
             inner = ((name, node[name], shape.entries) for name in node)
         for place, item, its_shape in inner:
             num_seen += 1
-            if num_seen % CHOICES_PER_STEP == 0:
+            if num_seen % LIGHTENED_PER_STEP == 0:
                 yield
             if isinstance(item, str):
                 if its_shape.is_choice and len(item) > MAX_CHOICE_CHARS:
                     node[place] = item[:MAX_CHOICE_CHARS]
+            elif type(item) is dict and its_shape.is_json_text:
+                parts = yield from json_parts(item)
+                node[place] = yield from joined([part.decode() for part in parts])
             elif type(item) in CONTAINERS:
                 left.append((item, its_shape))

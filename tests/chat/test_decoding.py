@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.http import values
-from localinfra.api.http.values import PIECE_BYTES, done, values_of
+from localinfra.chat import decoding
+from localinfra.chat.decoding import PIECE_BYTES, done, values_of
 
 TEXTS = [
     "",
@@ -79,9 +79,9 @@ def test_any_json_is_read_as_in_one_call(seed: int, monkeypatch: pytest.MonkeyPa
     chance = random.Random(seed)
     for _ in range(400):
         size = chance.choice([20, 24, 30, 41, 70, 200])
-        monkeypatch.setattr(values, "AT_ONCE_BYTES", size)
-        monkeypatch.setattr(values, "PIECE_BYTES", size)
-        monkeypatch.setattr(values, "MAX_PIECE_BYTES", size * chance.choice([1, 2, 5]))
+        monkeypatch.setattr(decoding, "AT_ONCE_BYTES", size)
+        monkeypatch.setattr(decoding, "PIECE_BYTES", size)
+        monkeypatch.setattr(decoding, "MAX_PIECE_BYTES", size * chance.choice([1, 2, 5]))
         given = {"q": value(chance), "z": value(chance), "y": value(chance)}
         text = json.dumps(
             given, ensure_ascii=chance.random() < 0.5, indent=chance.choice([None, 1])

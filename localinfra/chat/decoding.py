@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from localinfra.api.http.weight import NO_BRACKETS
 from localinfra.long_text import joined
 
 T = TypeVar("T")
@@ -27,6 +26,7 @@ PIECE_BYTES = 32 * 1024  # one takes 3 ms at most. Some are a few times as long
 MAX_PIECE_BYTES = 8 * PIECE_BYTES  # from here on, the next string that reaches so far is taken out
 VALUES_PER_STEP = 1 << 15  # that are looked at
 
+NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 CLOSED_BY = {ord("]"): ord("["), ord("}"): ord("{")}
 BYTE = re.compile(r" \(byte (\d{1,18})\)$")  # where msgspec gave up
 # What must not be cut off from what follows: half of an escape, or the first of two surrogates.
