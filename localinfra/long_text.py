@@ -24,7 +24,7 @@ _release.restype, _release.argtypes = None, (ctypes.c_void_p,)
 
 
 def joined(parts: Sequence[str]) -> Generator[None, None, str]:
-    """`"".join(parts)`, interrupted after each part. Raises MemoryError."""
+    """`"".join(parts)`, interrupted after each million characters. Raises MemoryError."""
     num_chars = sum(map(len, parts))
     if num_chars <= AT_ONCE_CHARS:
         return "".join(parts)
@@ -36,8 +36,9 @@ def joined(parts: Sequence[str]) -> Generator[None, None, str]:
     try:
         at = 0
         for part in parts:
-            at += _copy(pointer, at, part, 0, len(part))
-            yield
+            for start in range(0, len(part), AT_ONCE_CHARS):
+                at += _copy(pointer, at, part, start, min(AT_ONCE_CHARS, len(part) - start))
+                yield
         assert at == num_chars
         text = ctypes.cast(pointer, ctypes.py_object).value
         assert isinstance(text, str)
@@ -46,11 +47,24 @@ def joined(parts: Sequence[str]) -> Generator[None, None, str]:
         _release(pointer)
 
 
+def join(parts: Sequence[str]) -> str:
+    """The same for threads, where others run between the steps."""
+    steps = joined(parts)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
 def _largest(text: str, known: int) -> int:
     """A bound of the text's characters, of the four by which Python chooses a string's width;
     anything if it is not larger than a `known` one."""
     if text.isascii() or known == 0x10FFFF:
         return 0x7F
+    if len(text) > AT_ONCE_CHARS:
+        starts = range(0, len(text), AT_ONCE_CHARS)
+        return max(_largest(text[start : start + AT_ONCE_CHARS], known) for start in starts)
     if known <= 0xFF:
         try:
             text.encode("latin-1")

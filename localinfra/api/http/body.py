@@ -23,7 +23,7 @@ from localinfra.api.http.liberal import (
     field_types,
 )
 from localinfra.api.http.refusals import refusing
-from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, lighten, shape_of
+from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, described, lighten, shape_of
 from localinfra.api.http.weight import MAX_DEPTH, MAX_NESTED, MAX_VALUES, Weight
 from localinfra.chat.decoding import Body, Read, Steps, done, values_of
 from localinfra.errors import (
@@ -279,12 +279,14 @@ def struct_from(
     fields: Any, kind: type[T], size: int = 0, *, has_long: bool = True
 ) -> Steps[Decoded[T]]:
     """Makes the struct of a body's plain values."""
+    described(kind)  # once, like its shape, in a step of its own
+    yield
     shape = shape_of(kind)
     assert shape.fields is not None
     if not isinstance(fields, dict):
         with refusing(b"..."):
             converted(fields, dict)  # which raises
-    yield  # a shape is made once, in 10 ms
+    yield
     known, texts = shape.fields.all, shape.fields.texts
     ignored = tuple([name for name in fields if name not in known])
     yield
@@ -295,6 +297,7 @@ def struct_from(
     }
     if has_long:
         yield from lighten(given, shape)
+    yield
     with refusing(b"...", shape):
         value = convert_liberally(given, kind)
     yield

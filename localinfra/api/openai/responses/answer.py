@@ -115,7 +115,7 @@ def response_to(asked: ConversationRequest, model_name: str) -> Response:
         safety_identifier=body.safety_identifier,
         store=body.store,
         temperature=asked.sampling.temperature,
-        text=body.text,
+        text=asked.text,
         tool_choice=body.tool_choice,
         tools=asked.tools,
         top_logprobs=body.top_logprobs or 0,

@@ -55,6 +55,7 @@ class ConversationRequest(msgspec.Struct, frozen=True):
     answer: Answer
     offered: Offered
     tools: msgspec.Raw  # for the response
+    text: msgspec.Raw  # the options, for the response
     left_out: list[str]  # paths of ignored parts
     unknown: list[str]  # paths of unknown names
 
@@ -152,6 +153,7 @@ def conversation_request(
         answer=answer,
         offered=offered,
         tools=msgspec.Raw(b"".join(all_parts(offered.shown))),
+        text=msgspec.Raw(b"".join(all_parts(body.text))),
         left_out=left_out,
         unknown=[*offered.unknown, *sent.unknown],
     )
