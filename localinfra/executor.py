@@ -8,8 +8,9 @@ import contextlib
 import heapq
 import itertools
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from localinfra.shares import TurnNumbers, current_client, has_room
 
 T = TypeVar("T")
 
+TURN_S = 0.002  # of work on the event loop
 AGEING = 1000  # units of size that a waiting job gains on each later arrival
 LARGE_SHARE = 8  # one in so many queue places may hold a large job: one takes as long as many small
 
@@ -108,6 +110,20 @@ async def give_way() -> None:
     the socket events that the loop polls in that turn."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
+
+
+async def in_turns(steps: Generator[None, None, T]) -> T:
+    """The result of work that may be interrupted where it yields: other things have their turn
+    every few milliseconds."""
+    started_s = time.perf_counter()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        if time.perf_counter() - started_s > TURN_S:
+            await give_way()
+            started_s = time.perf_counter()
 
 
 class BoundedExecutor:

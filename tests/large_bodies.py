@@ -47,7 +47,7 @@ def places(
     yield Place(f"{name}.unknown", "unknown", "any", b"", lambda raw: around(one(raw)))
 
 
-TEXT_KINDS = ["letters", "escapes", "coded characters"]
+TEXT_KINDS = ["letters", "escapes", "coded characters", "letters and emojis"]
 # What makes the most values that are taken, first.
 FILLINGS: dict[str, list[str]] = {
     "list": ["as many as are taken", "many", "nested lists"],
@@ -77,6 +77,7 @@ ITEMS = {
     "long numbers": b"9" * 4000,
 }
 TEXTS = {"escapes": b"\\n", "letters": b"a", "coded characters": b"\\u00e9"}
+TEXTS["letters and emojis"] = b"a" * 60 + "🦙".encode()  # four bytes for each in memory
 DEPTH = 200  # deeper ones may be refused for that
 
 

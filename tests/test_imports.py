@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"scratch"},
+        {"long_text", "scratch"},
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
         | {"nvidia_libraries", "outlet", "shares", "wheels"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
@@ -61,7 +61,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"deltas"},
     ],
     "chat": [
-        {"partial", "sandbox", "unread"},
+        {"decoding", "encoding", "partial", "sandbox", "unread"},
         {"messages"},
         {"control_tokens", "schema", "variables"},
         {"formats"},

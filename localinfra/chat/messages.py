@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from localinfra.chat.decoding import done, values_of
+from localinfra.chat.encoding import json_of
 from localinfra.chat.unread import note_for
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -29,10 +31,11 @@ SOUND_TYPES = frozenset({"input_audio", "audio_url"})
 TEXTS_LOOKED_AT = 10_000  # to estimate the size of a conversation
 CHARACTERS_OF_MARKS = 10  # around a message
 
+JSON_TEXT = "json_text"  # of a field that holds JSON: its value becomes text when it is read
 if TYPE_CHECKING:
     JsonText: TypeAlias = str
 else:  # clients may send the object itself; the struct holds text
-    JsonText = str | dict[str, Any]
+    JsonText = Annotated[str | dict[str, Any], Meta(extra={JSON_TEXT: True})]
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -128,7 +131,9 @@ def thought_in(value: object, levels: int = MAX_THOUGHT_LEVELS) -> str:
 
 def json_text(value: object) -> str:
     """The text of JSON that a client sent as text or as a value."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if isinstance(value, str):
+        return value
+    return json_of(value).decode()
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
@@ -373,7 +378,7 @@ def _plain_call(call: ToolCall, parse_arguments: bool) -> Plain:
 
 def _parsed(arguments: str) -> Json:
     try:
-        parsed: Json = msgspec.json.decode(arguments or "{}")
+        parsed: Json = done(values_of(arguments.encode() or b"{}")).whole
     except (msgspec.DecodeError, RecursionError):
         return arguments
     if arguments.count("[") + arguments.count("{") > MAX_LEVELS and _is_deep(parsed):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from localinfra.chat.decoding import done, values_of
 from localinfra.chat.forms import SHORT_ID
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
 
@@ -77,7 +78,7 @@ def _sketched_arguments(call: ToolCall) -> str:
     if len(call.function.arguments) <= SHORT_ARGUMENTS:
         return call.function.arguments
     try:
-        arguments = msgspec.json.decode(call.function.arguments or "{}")
+        arguments = done(values_of(call.function.arguments.encode() or b"{}")).whole
     except (msgspec.DecodeError, RecursionError):
         return "x"
     if not isinstance(arguments, dict):

@@ -65,7 +65,7 @@ def test_a_null_in_an_optional_field_counts_as_absent(
             if has_default(field):
                 assert read == decode(wrap(json_of(info)), kind).value, (path, field.encode_name)
             if kind in PARTS and kind is not tools.ToolType:
-                assert decode_within("x", msgspec.Raw(with_null), kind, []) == read
+                assert decode_within("x", json.loads(with_null), kind, []) == read
             num_tried += 1
     assert num_tried or kind is tokens.DetokenizeRequest
 

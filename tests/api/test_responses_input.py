@@ -24,7 +24,7 @@ def find_nothing(id: str, path: str) -> AnyItem:
 
 
 def read_all(given: Any) -> Input:
-    raw = given if isinstance(given, str) else [msgspec.Raw(msgspec.json.encode(i)) for i in given]
+    raw = given if isinstance(given, str) else msgspec.json.decode(msgspec.json.encode(given))
     return read_input(raw, find_nothing)
 
 
@@ -155,7 +155,7 @@ def test_ids_are_kept_and_missing_ones_are_made() -> None:
 @pytest.mark.parametrize("reference", [{"type": "item_reference", "id": "fc_1"}, {"id": "fc_1"}])
 def test_a_reference_stands_for_a_stored_item(reference: dict[str, str]) -> None:
     stored = FunctionCallItem(id="fc_1", call_id="c1", name="add", arguments="{}")
-    raw = msgspec.Raw(msgspec.json.encode(reference))
+    raw = msgspec.json.decode(msgspec.json.encode(reference))
     found = read_input([raw], lambda id, path: {("fc_1", "input[0]"): stored}[id, path])
     assert found.items == [stored] and not found.left_out
     with pytest.raises(NotFound) as caught:

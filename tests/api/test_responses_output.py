@@ -168,9 +168,7 @@ def test_reasoning_is_also_sent_in_encrypted_content_if_asked_for() -> None:
     assert plain(first)["item"]["encrypted_content"] is None
     reasoning = plain(last)["item"]
     assert reasoning["content"][0]["text"] == "Hm é."
-    [item] = read_input(
-        [msgspec.Raw(msgspec.json.encode({**reasoning, "content": None}))], find
-    ).items
+    [item] = read_input([{**reasoning, "content": None}], find).items
     assert isinstance(item, ReasoningItem) and item.text == "Hm é."
 
 

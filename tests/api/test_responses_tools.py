@@ -89,7 +89,7 @@ def test_a_namespace_may_have_any_name(namespace: str, flat: str) -> None:
     writer.write([CallStart(flat), CallArguments("{}"), CallEnd()])
     call = msgspec.to_builtins(writer.items[0])
     assert (call["name"], call["namespace"]) == ("spawn", namespace)
-    raw = [msgspec.Raw(msgspec.json.encode(call))]
+    raw = [msgspec.json.decode(msgspec.json.encode(call))]
     said = messages_of(read_input(raw, lambda id, path: pytest.fail(id)).items)
     assert said[0].tool_calls and said[0].tool_calls[0].function.name == flat
     choice = {"type": "function", "name": "spawn", "namespace": namespace}
@@ -116,7 +116,7 @@ def test_a_call_is_returned_with_its_own_name_and_namespace() -> None:
     ]  # fmt: skip
     assert "namespace" not in calls[1]
     assert [event.name for event in events if event.kind.endswith("arguments.done")] == ["add"]
-    raw = [msgspec.Raw(msgspec.json.encode(call)) for call in calls]
+    raw = msgspec.json.decode(msgspec.json.encode(calls))
     message: Any
     [message] = normalize(messages_of(read_input(raw, lambda id, path: pytest.fail(id)).items))
     assert [call["function"]["name"] for call in message["tool_calls"]] == ["agents__spawn", "add"]

@@ -4,7 +4,6 @@ import json
 import time
 from typing import Any
 
-import msgspec
 import pytest
 from asgi import scope_of
 from request_structs import (
@@ -21,8 +20,8 @@ from request_structs import (
 from starlette.requests import Request
 
 from localinfra.api.generation.params import Defaults
-from localinfra.api.http.body import decode, decode_within
-from localinfra.api.openai.responses import input as responses_input
+from localinfra.api.http import refusals
+from localinfra.api.http.body import decode
 from localinfra.api.openai.responses.conversation import conversation_request
 from localinfra.errors import InvalidRequest
 
@@ -136,5 +135,46 @@ def test_numbers_beyond_pythons_range_do_not_crash() -> None:
     huge = b"9" * 5000
     body = b'{"model":"m","messages":[{"role":"user","content":"a","foo":%b}]}' % huge
     assert decode(body, CHAT).value.messages[0].content == "a"
-    item = msgspec.Raw(b'{"role":"user","content":"a","foo":%b}' % huge)
-    assert decode_within("input[0]", item, responses_input.SentMessage, []).content == "a"
+    with pytest.raises(InvalidRequest, match="out of range") as caught:
+        decode(b'{"model":"m","input":[{"role":"user","content":"a","foo":%b}]}' % huge, RESPONSES)
+    assert caught.value.param == "input[0][...]"
+
+
+LONG = "\n" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [{"role": LONG, "content": "a"}]}, "messages[0].role"),
+        ({"messages": HELLO, "reasoning_effort": LONG}, "reasoning_effort"),
+        ({"messages": HELLO, "modalities": ["text", LONG]}, "modalities[1]"),
+        ({"messages": HELLO, "response_format": {"type": LONG}}, "response_format.type"),
+    ],
+)
+def test_a_long_wrong_choice_is_cut_before_an_error_quotes_it(
+    fields: dict[str, Any], param: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quoted: list[int] = []
+    monkeypatch.setattr(refusals, "invalid_value", noting(quoted, refusals.invalid_value))
+    with pytest.raises(InvalidRequest) as caught:
+        decode(json.dumps({"model": "m", **fields}).encode(), CHAT)
+    assert caught.value.param == param and max(quoted) < 5000
+
+
+def noting(sizes: list[int], then: Any) -> Any:
+    def noted(problem: str, *more: Any) -> Any:
+        sizes.append(len(problem))
+        return then(problem, *more)
+
+    return noted
+
+
+def test_long_arguments_that_are_an_object_become_its_json() -> None:
+    arguments = {"a": [LONG, {"b": "é" * 200_000}], "c": 1}
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    messages = [*HELLO, {"role": "assistant", "tool_calls": [call]}]
+    body = decode(json.dumps({"model": "m", "messages": messages}).encode(), CHAT).value
+    [made] = body.messages[1].tool_calls or []
+    text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+    assert made.function.arguments == text

@@ -5,7 +5,7 @@ Takes DeepInfra's own fields, or those of Cog models under `input`, as its clien
 
 import base64
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.generation.params import chosen_seed
-from localinfra.api.http.body import decode
+from localinfra.api.http.body import struct_from
 from localinfra.api.http.held import holding
 from localinfra.api.http.pieces import fill_arrays, join_items
 from localinfra.api.openai.image_edits import Strength, from_data_url
@@ -27,7 +27,7 @@ from localinfra.api.openai.images import (
     image_file,
 )
 from localinfra.errors import InvalidRequest, UnsupportedParameter
-from localinfra.executor import give_way
+from localinfra.executor import in_turns
 from localinfra.image.pictures import original
 from localinfra.image.request import (
     MAX_SIDE,
@@ -111,7 +111,7 @@ class ImageBody(NativeImageFields, frozen=True, kw_only=True):
     use_compel: bool | None = None  # no effect: FLUX has no prompt weights
     webhook: str | None = None
     # in place of the other fields
-    input: Annotated[msgspec.Raw, holding(CogInput)] | UnsetType = UNSET
+    input: Annotated[Any, holding(CogInput)] | UnsetType = UNSET
 
 
 class NativeImages(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,8 +145,8 @@ async def infer_images(request: Request, name: str) -> Response:
     body = call.body
     refuse_webhook(body.webhook)
     if body.input is not UNSET:
-        await give_way()  # both the body and this may take long to decode
-        return await infer_cog_images(Call(request, decode(bytes(body.input), CogInput)), name)
+        fields = await in_turns(struct_from(body.input, CogInput))
+        return await infer_cog_images(Call(request, fields), name)
     made = await make_images(call, name, body.num_images, body.strength)
     answer = NativeImages(
         nsfw_content_detected=[False] * body.num_images,

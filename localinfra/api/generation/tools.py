@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from localinfra.api.http.body import NULL, decode_within, missing
+from localinfra.api.http.body import decode_within, missing
 from localinfra.api.http.held import holding
 from localinfra.chance import random_hex
 from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse
@@ -35,20 +35,20 @@ class ToolType(msgspec.Struct, frozen=True):
     ignored, whatever else they contain."""
 
     type: TypeName | None = None
-    function: msgspec.Raw = NULL
-    name: msgspec.Raw = NULL
-    parameters: msgspec.Raw = NULL
-    input_schema: msgspec.Raw = NULL
+    function: Any = None
+    name: Any = None
+    parameters: Any = None
+    input_schema: Any = None
 
     @property
     def is_function(self) -> bool:
         if self.type == "custom":  # a function in Anthropic's API, something else in OpenAI's
-            return self.input_schema != NULL
+            return self.input_schema is not None
         if self.type:
             return self.type == "function"
         # Google's tools have no type, only one field of their own: {"google_search": {}}.
         fields = (self.function, self.name, self.parameters, self.input_schema)
-        return any(field != NULL for field in fields)
+        return any(field is not None for field in fields)
 
 
 class SentFunction(msgspec.Struct, frozen=True):
@@ -99,16 +99,16 @@ class Declared(msgspec.Struct, frozen=True):
 
 
 def read_function(
-    path: str, raw: msgspec.Raw, unknown: list[str], usual: str = "function"
+    path: str, sent: Any, unknown: list[str], usual: str = "function"
 ) -> Declared | None:
     """None for a tool of another kind. `usual`: the field that holds the name in this API, for
     errors. Adds paths of unknown names to `unknown`. Raises InvalidRequest."""
-    if not decode_within(path, raw, ToolType, []).is_function:
+    if not decode_within(path, sent, ToolType, []).is_function:
         return None
-    return decode_within(path, raw, SentFunction, unknown).declared(path, usual)
+    return decode_within(path, sent, SentFunction, unknown).declared(path, usual)
 
 
-SentTool = Annotated[msgspec.Raw, holding(SentFunction)]  # or a tool of another kind
+SentTool = Annotated[Any, holding(SentFunction)]  # or a tool of another kind
 SentTools = Annotated[list[SentTool], Meta(max_length=MAX_TOOLS)]
 
 
@@ -120,14 +120,14 @@ class Tools(msgspec.Struct, frozen=True):
     unknown: list[str]  # paths of unknown names
 
 
-def read_tools(sent: Sequence[msgspec.Raw]) -> Tools:
+def read_tools(sent: Sequence[Any]) -> Tools:
     """Raises InvalidRequest with the path of the mistake in a function."""
     found = Tools([], [], [])
-    for at, raw in enumerate(sent):
-        if raw == NULL:
+    for at, tool in enumerate(sent):
+        if tool is None:
             continue
         path = f"tools[{at}]"
-        function = read_function(path, raw, found.unknown)
+        function = read_function(path, tool, found.unknown)
         if function is None:
             found.left_out.append(path)
         else:

@@ -6,23 +6,26 @@ Checks size, pace, content type, JSON and the struct's annotations; later code t
 
 import asyncio
 import codecs
-import contextlib
-import difflib
-import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from localinfra.api.http.liberal import MAX_READ_AGAIN_BYTES, decode_liberally
-from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, shape_of
-from localinfra.api.http.surrogates import lone_surrogate
+from localinfra.api.http.liberal import (
+    convert_liberally,
+    converted,
+    field_decoders,
+    field_types,
+)
+from localinfra.api.http.refusals import refusing
+from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, described, lighten, shape_of
 from localinfra.api.http.weight import MAX_DEPTH, MAX_NESTED, MAX_VALUES, Weight
+from localinfra.chat.decoding import Body, Read, Steps, done, values_of
 from localinfra.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -30,9 +33,10 @@ from localinfra.errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
-from localinfra.executor import give_way
+from localinfra.executor import in_turns
 
 T = TypeVar("T", bound=msgspec.Struct)
+AnyBytes = TypeVar("AnyBytes", bytes, bytearray)
 
 JSON_TYPE = re.compile(rb"application/([\w.-]+\+)?json", re.IGNORECASE)
 # What curl, and fetch with a text, send where nothing is said.
@@ -41,8 +45,10 @@ READABLE_CHARSETS = ("utf-8", "ascii")  # Python's names; ASCII is valid UTF-8
 MAX_PARSED_BYTES = 4096  # of a header: parsing takes 1 µs per parameter
 NESTED_SIZE = 32  # a list, object or name is as much work as this many characters
 NULL = msgspec.Raw(b"null")
-NO_TEXT = msgspec.Raw(b'""')
 FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+MAX_READ_AGAIN_BYTES = 1 << 20  # what may be looked through twice without a pause: 10 ms
+
+Fields = dict[str, Any]  # plain values
 
 
 class UnfinishedBodies:
@@ -133,13 +139,12 @@ async def read_body(
         check_content_type(request)
     check_content_encoding(request)
     weight = Weight(max_values, max_nested)
-    body = without_mark(await receive_body(request, limits, weight))
+    body = without_mark(await receive(request, limits, weight))
     if weight.is_too_deep:
         too_deep = f"The body is nested too deeply: at most {MAX_DEPTH} levels are allowed."
         raise InvalidRequest(too_deep, fault=too_deep)
-    fields = fields_of(body)
-    await give_way()  # both halves take long for a large body
-    decoded = struct_of(body, fields, kind, max(len(body), weight.num_nested * NESTED_SIZE))
+    size = max(len(body), weight.num_nested * NESTED_SIZE)
+    decoded = await in_turns(struct_of(body, kind, size))
     return msgspec.structs.replace(decoded, num_data=weight.num_data)
 
 
@@ -171,7 +176,12 @@ def check_content_encoding(request: Request) -> None:
         )
 
 
-async def receive_body(request: Request, limits: BodyLimits, weight: Weight | None = None) -> bytes:
+async def receive_body(request: Request, limits: BodyLimits) -> bytes:
+    """`receive`, as bytes."""
+    return bytes(await receive(request, limits))
+
+
+async def receive(request: Request, limits: BodyLimits, weight: Weight | None = None) -> bytearray:
     """The whole body, of at most `max_bytes`. Adds it to `weight` as it arrives. Content-Length
     only serves to refuse early.
 
@@ -198,7 +208,7 @@ async def receive_body(request: Request, limits: BodyLimits, weight: Weight | No
                 if not message.get("more_body", False):
                     if weight is not None:
                         weight.finish()
-                    return bytes(body)
+                    return body
     except TimeoutError:
         raise RequestTimeout(
             f"The request's body did not arrive within {limits.timeout_s:g} s."
@@ -212,40 +222,86 @@ def too_large(limits: BodyLimits) -> BodyTooLarge:
 
 
 def decode(body: bytes, kind: type[T]) -> Decoded[T]:
-    """Decodes a body whose weight was checked. Not in a thread: msgspec holds the GIL, so that
-    would block the event loop just as long. The worst case takes 60 ms."""
-    body = without_mark(body)
-    return struct_of(body, fields_of(body), kind)
+    """Decodes a small body, or one whose weight was checked, without a pause."""
+    return done(struct_of(without_mark(body), kind))
 
 
-def without_mark(body: bytes) -> bytes:
+def without_mark(body: AnyBytes) -> AnyBytes:
     """Removes the byte order mark that Windows programs put before UTF-8."""
-    return body.removeprefix(codecs.BOM_UTF8)
+    return body[len(codecs.BOM_UTF8) :] if body.startswith(codecs.BOM_UTF8) else body
 
 
-Fields = dict[str, msgspec.Raw]
-
-
-def fields_of(body: bytes) -> Fields:
+def struct_of(body: Body, kind: type[T], size: int = 0) -> Steps[Decoded[T]]:
+    """Decodes a body without a mark."""
     with refusing(body):
-        return FIELDS.decode(body)
+        fields, has_long = yield from fields_of(body, kind)
+    yield
+    return (yield from struct_from(fields, kind, size, has_long=has_long))
 
 
-def struct_of(body: bytes, fields: Fields, kind: type[T], size: int = 0) -> Decoded[T]:
-    decoder, shape = decoder_of(kind)
+def fields_of(body: Body, kind: type[msgspec.Struct]) -> Steps[Read]:
+    """A body's fields, or what else it is, as plain values. Raises msgspec's errors."""
+    if msgspec.Raw in field_types(kind).values():
+        return (yield from fields_apart(body, kind))
+    try:
+        return (yield from values_of(body))
+    except msgspec.ValidationError:  # a number is beyond Python's range
+        if len(body) > MAX_READ_AGAIN_BYTES:
+            raise
+        return (yield from fields_apart(body, kind))
+
+
+def fields_apart(body: Body, kind: type[msgspec.Struct]) -> Steps[Read]:
+    """The same, where some can't be plain values: those that the struct keeps as JSON, and those
+    that hold a number beyond Python's range, which their types may skip."""
+    types, shape = field_types(kind), shape_of(kind).fields
+    assert shape is not None
+    found: Fields = {}
+    has_long = False
+    for name, raw in FIELDS.decode(body).items():
+        yield
+        if types.get(name) is msgspec.Raw:
+            found[name] = None if raw == NULL else raw
+            continue
+        value = bytes(raw)
+        try:
+            found[name], is_long = yield from values_of(value)
+            has_long |= is_long
+        except msgspec.ValidationError:
+            found[name] = None
+            if name in types and len(value) <= MAX_READ_AGAIN_BYTES:
+                with refusing(body, shape.all[name], name):
+                    found[name] = field_decoders(kind)[name].decode(value)
+    return Read(found, has_long)
+
+
+def struct_from(
+    fields: Any, kind: type[T], size: int = 0, *, has_long: bool = True
+) -> Steps[Decoded[T]]:
+    """Makes the struct of a body's plain values."""
+    described(kind)  # once, like its shape, in a step of its own
+    yield
+    shape = shape_of(kind)
     assert shape.fields is not None
+    if not isinstance(fields, dict):
+        with refusing(b"..."):
+            converted(fields, dict)  # which raises
+    yield
     known, texts = shape.fields.all, shape.fields.texts
-    ignored = tuple(name for name in fields if name not in known)
+    ignored = tuple([name for name in fields if name not in known])
+    yield
     given = {
-        name: raw
-        for name, raw in fields.items()
-        if name in known and raw != NULL and not (raw == NO_TEXT and name in texts)
+        name: value
+        for name, value in fields.items()
+        if name in known and value is not None and not (value == "" and name in texts)
     }
-    with refusing(body, shape):
-        if len(given) + len(ignored) < len(fields):  # drop nulls and empty strings
-            body = msgspec.json.encode(given)
-        value = decode_liberally(body, given, decoder, kind)
-        return Decoded(value, ignored, size, tuple(unknown_within(given, shape)))
+    if has_long:
+        yield from lighten(given, shape)
+    yield
+    with refusing(b"...", shape):
+        value = convert_liberally(given, kind)
+    yield
+    return Decoded(value, ignored, size, tuple(unknown_within(given, shape)))
 
 
 def unknown_within(fields: Fields, shape: ValueShape) -> Iterator[str]:
@@ -253,99 +309,19 @@ def unknown_within(fields: Fields, shape: ValueShape) -> Iterator[str]:
     assert shape.fields is not None
     unknown = Unknown()
     for name, inner in shape.fields.nested.items():
-        raw = fields.get(name)
-        if raw is not None and memoryview(raw).nbytes <= MAX_READ_AGAIN_BYTES:
-            yield from unknown.paths(raw, inner, name)
+        if name in fields:
+            yield from unknown.paths(fields[name], inner, name)
 
 
-@contextlib.contextmanager
-def refusing(body: bytes, shape: ValueShape | None = None, within: str = "") -> Iterator[None]:
-    """Turns a decoder's errors into InvalidRequest."""
-    try:
-        yield
-    except msgspec.ValidationError as error:
-        raise invalid_value(str(error), shape, within) from None
-    except RecursionError:  # not a DecodeError, and also raised while skipping an unknown field
-        too_deep = "The body is nested too deeply."
-        raise InvalidRequest(too_deep, fault=too_deep) from None
-    except ValueError as error:  # DecodeError and UnicodeDecodeError
-        raise not_json(body, str(error)) from None
-
-
-def not_json(body: bytes, problem: str) -> InvalidRequest:
-    """`problem`: the decoder's message, which quotes nothing of the body."""
-    reason, param = "it is empty" if not body.strip() else problem[:200], None
-    fault = NOT_JSON.format(reason)
-    place = BYTE.search(problem)
-    if half := lone_surrogate(body, int(place[1]) if place else len(body)):
-        text, param = half
-        reason = f"{text} is half a character (a lone surrogate): send both halves or neither"
-    return InvalidRequest(NOT_JSON.format(reason), param, fault=fault)
-
-
-@functools.cache
-def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], ValueShape]:
-    """A struct's decoder and shape."""
-    return msgspec.json.Decoder(kind), shape_of(kind)
-
-
-NOT_JSON = "The body is not valid JSON in UTF-8: {}."
-BYTE = re.compile(r" \(byte (\d{1,18})\)$")  # where msgspec gave up
-MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
-WRONG_CHOICE = re.compile(r"invalid (?:enum )?value (?P<value>.+)", re.DOTALL)
-MAX_PROBLEM = 1000  # characters
-LOCATION = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
-
-
-def invalid_value(
-    problem: str, shape: ValueShape | None = None, within: str = ""
-) -> InvalidRequest:
-    """msgspec's "Expected `int`, got `str` - at `$.messages[0].content`" as message and param.
-
-    `within` is the path of a value that was decoded separately, `shape` is that value's shape.
-    """
-    if len(problem) > MAX_PROBLEM:  # it quotes the value
-        problem = f"{problem[: MAX_PROBLEM // 2]}...{problem[-MAX_PROBLEM // 2 :]}"
-    location = LOCATION.search(problem)
-    place = location["path"] if location else ""
-    path = ".".join(part for part in (within, place) if part)
-    what = LOCATION.sub("", problem)[:500]
-    if missing := MISSING.fullmatch(what):
-        path = f"{path}.{missing['name']}".lstrip(".")
-        return InvalidRequest(f"`{path}` is required.", path, fault="it is required")
-    found = shape.at(place) if shape else None
-    what = fault = f"{what[:1].lower()}{what[1:]}"
-    if wrong := WRONG_CHOICE.fullmatch(what):
-        fault = "no such choice"
-        if found and found.choices:
-            what = f"{wrong['value']} is {choices_text(wrong['value'], found.choices)}"
-    return InvalidRequest(
-        f"Invalid `{path or 'body'}`: {what}{'' if what.endswith('?') else '.'}",
-        path or None,
-        fault=fault,
-    )
-
-
-def choices_text(value: str, choices: Iterable[object]) -> str:
-    names = [str(choice) for choice in choices]
-    near = difflib.get_close_matches(value.strip("'\"").lower(), names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"none of {', '.join(names)}{hint}"
-
-
-def decode_within(path: str, raw: msgspec.Raw, kind: type[T], unknown: list[str]) -> T:
-    """Decodes a value that the body's struct kept raw, by the rules of `read_body`. Adds paths of
-    unknown names to `unknown`. Raises InvalidRequest with the value's path."""
-    decoder, shape = decoder_of(kind)
+def decode_within(path: str, value: Any, kind: type[T], unknown: list[str]) -> T:
+    """Makes a struct of what the body's struct kept as a plain value, by the rules of `read_body`.
+    Adds paths of unknown names to `unknown`. Raises InvalidRequest with the value's path."""
+    shape = shape_of(kind)
+    done(lighten(value, shape))
     with refusing(b"...", shape, path):
-        value: T
-        try:
-            value = decoder.decode(raw)
-        except msgspec.ValidationError:
-            value = decode_liberally(bytes(raw), FIELDS.decode(raw), decoder, kind)
-        if memoryview(raw).nbytes <= MAX_READ_AGAIN_BYTES:
-            unknown += Unknown().paths(raw, shape, path)
-        return value
+        found = convert_liberally(value, kind) if type(value) is dict else converted(value, kind)
+        unknown += Unknown().paths(value, shape, path)
+        return found
 
 
 MAX_LISTED_CHARS = 1800

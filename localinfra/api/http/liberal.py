@@ -1,4 +1,5 @@
-"""Reads refused values again, as clients in loosely typed languages write them."""
+"""Makes structs of plain values, and reads refused ones again as clients in loosely typed languages
+write them. Copies no text: an error in one of 16 MB takes no longer than in another."""
 
 import functools
 import re
@@ -7,13 +8,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from localinfra.api.http.shapes import ValueShape, shape_of, without_nulls
+from localinfra.api.http.shapes import Mending, ValueShape, shape_of
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-MAX_MENDED_BYTES = 64 * 1024  # of one field: a few ms
-MAX_READ_AGAIN_BYTES = 1 << 20  # of one field, decoded without a type: 10 ms
-MAX_WHOLE = 2.0**63  # floats beyond it don't stand for one integer
 
 # Lists whose items are answered by index: dropping a null would shift the others.
 NUMBERED = {"prompt", "input", "inputs", "texts", "images", "tokens", "queries", "documents"}
@@ -21,17 +18,19 @@ NUMBERED = {"prompt", "input", "inputs", "texts", "images", "tokens", "queries",
 WRONG_TYPE = re.compile(r"Expected `[^`]*`, got |Object missing |Invalid enum value ")
 NOTHING_FOR_OTHER = re.compile(r"Expected `[^`]*`, got `null`|Invalid enum value ''")
 FLOAT_FOR_INT = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`")
-# A JSON string (to skip it), or a number with a point or an exponent. Reads each character at most
-# twice, even in long runs of digits.
-FLOATS = re.compile(
-    rb'"(?:[^"\\]|\\.)*+"|(?<!\d)-?\d++(?:\.\d++(?:[eE][+-]?\d++)?|[eE][+-]?\d++)', re.DOTALL
-)
 
 
-def decode_liberally(
-    body: bytes, fields: Mapping[str, msgspec.Raw], decoder: msgspec.json.Decoder[T], kind: type[T]
-) -> T:
-    """Decodes a JSON object with these `fields` as this kind of struct. If that refuses a value,
+def converted(value: Any, kind: Any) -> Any:
+    """The value as this type: what msgspec's JSON decoder makes of the same JSON, and its errors.
+    A struct that is in it already stays."""
+    try:
+        return msgspec.convert(value, kind, str_keys=True)
+    except OverflowError:
+        raise msgspec.ValidationError("Number out of range") from None
+
+
+def convert_liberally(fields: Mapping[str, Any], kind: type[T]) -> T:
+    """Makes this kind of struct of an object with these fields. If that refuses a value,
 
     - a float without a fraction (4.0, 1e3) is read as an integer. msgspec's lax mode does so too,
       but also reads strings as numbers;
@@ -39,86 +38,75 @@ def decode_liberally(
     - so do a null at any depth and an empty string in place of a choice; nulls in lists and maps
       are dropped.
 
-    Raises the decoder's errors. Decodes the whole body at most twice: values are mended field by
-    field, and only in small fields.
+    May change the values. Raises msgspec's errors.
     """
     try:
-        return decoder.decode(body)
+        return converted(fields, kind)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         if not WRONG_TYPE.match(str(error)):
             raise
         mended = mended_fields(fields, kind)
-        if mended == fields:
+        if mended is None:
             raise
-    return decoder.decode(msgspec.json.encode(mended))
+    return converted(mended, kind)  # type: ignore[no-any-return]
 
 
-def mended_fields(
-    fields: Mapping[str, msgspec.Raw], kind: type[msgspec.Struct]
-) -> dict[str, msgspec.Raw]:
-    """The object's fields, those of a wrong type read liberally if that may help."""
-    shapes, decoders = shape_of(kind).fields, field_decoders(kind)
+def mended_fields(fields: Mapping[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any] | None:
+    """The object's fields, those of a wrong type read liberally; None if nothing can be mended."""
+    shapes, types = shape_of(kind).fields, field_types(kind)
     assert shapes is not None
     mended = dict(fields)
-    for name, raw in fields.items():
-        if name not in decoders:
+    mending = Mending()
+    for name, value in fields.items():
+        if name not in types or not (problem := problem_of(value, types[name])):
             continue
-        if name in shapes.optional and is_empty(raw):
-            if problem_of(decoders[name], raw):
-                del mended[name]
+        if name in shapes.optional and is_empty(value):
+            del mended[name]
+            mending.num_mended += 1
         else:
-            mended[name] = mended_value(raw, decoders[name], shapes.all[name], name in NUMBERED)
-    return mended
+            shape, is_numbered = shapes.all[name], name in NUMBERED
+            mended[name] = _mended(value, types[name], problem, shape, is_numbered, mending)
+    return mended if mending.num_mended else None
 
 
-def mended_value(
-    raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], shape: ValueShape, is_numbered: bool
-) -> msgspec.Raw:
-    """The value without nulls if the decoder refuses them, then with integers if it wants those."""
-    num_bytes = memoryview(raw).nbytes
-    if num_bytes > MAX_READ_AGAIN_BYTES:
-        return raw
-    problem = problem_of(decoder, raw)
+def _mended(
+    value: Any, kind: Any, problem: str, shape: ValueShape, is_numbered: bool, mending: Mending
+) -> Any:
+    """The value without nulls if its type refuses them, then with integers if it wants those."""
     if NOTHING_FOR_OTHER.match(problem):
-        raw = without_nulls(raw, shape, is_numbered=is_numbered)
-        problem = problem_of(decoder, raw)
-    if FLOAT_FOR_INT.match(problem) and num_bytes <= MAX_MENDED_BYTES:
-        raw = with_whole_numbers(raw)
-        if NOTHING_FOR_OTHER.match(problem_of(decoder, raw)):
-            return mended_value(raw, decoder, shape, is_numbered)
-    return raw
+        mending.drop_nulls(value, shape, is_numbered)
+        problem = problem_of(value, kind)
+    if FLOAT_FOR_INT.match(problem):
+        value = mending.with_whole_numbers(value)
+        if NOTHING_FOR_OTHER.match(problem_of(value, kind)):
+            mending.drop_nulls(value, shape, is_numbered)
+            if FLOAT_FOR_INT.match(problem_of(value, kind)):
+                value = mending.with_whole_numbers(value)
+    return value
 
 
-def problem_of(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> str:
-    """The decoder's complaint about the value if it concerns types, else ""."""
+def problem_of(value: Any, kind: Any) -> str:
+    """The complaint about the value if it concerns types, else ""."""
     try:
-        decoder.decode(raw)
+        converted(value, kind)
     except msgspec.ValidationError as error:
         return str(error) if WRONG_TYPE.match(str(error)) else ""
+    except (ValueError, TypeError):
+        return ""
     return ""
+
+
+@functools.cache
+def field_types(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Types of a struct's fields, by their names on the wire."""
+    return {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
 
 
 @functools.cache
 def field_decoders(kind: type[msgspec.Struct]) -> dict[str, msgspec.json.Decoder[Any]]:
     """Decoders of a struct's fields, by their names on the wire."""
-    fields = msgspec.structs.fields(kind)
-    return {field.encode_name: msgspec.json.Decoder(field.type) for field in fields}
+    return {name: msgspec.json.Decoder(type) for name, type in field_types(kind).items()}
 
 
-def is_empty(raw: msgspec.Raw) -> bool:
-    """Looks at 16 bytes only: empty values with more blanks than that are refused."""
-    shown = bytes(memoryview(raw)[:16]).translate(None, b" \t\r\n")
-    return shown in (b'""', b"[]", b"{}", b"false", b"null")
-
-
-def with_whole_numbers(raw: msgspec.Raw) -> msgspec.Raw:
-    """The JSON with floats without a fraction written as integers."""
-    return msgspec.Raw(FLOATS.sub(lambda match: whole_number(match[0]), bytes(raw)))
-
-
-def whole_number(text: bytes) -> bytes:
-    if text.startswith(b'"'):
-        return text
-    number = float(text)
-    is_whole = number.is_integer() and abs(number) < MAX_WHOLE
-    return str(int(number)).encode() if is_whole else text
+def is_empty(value: Any) -> bool:
+    return value is None or value is False or (not value and isinstance(value, (str, list, dict)))

@@ -18,7 +18,7 @@ MAX_NAME_CHARS = 100  # of a path
 MAX_ESCAPES_BYTES = 18  # from the first of two escapes to where the decoder gives up
 
 
-def lone_surrogate(body: bytes, end: int) -> tuple[str, str | None] | None:
+def lone_surrogate(body: bytes | bytearray, end: int) -> tuple[str, str | None] | None:
     """The lone surrogate, if any, that made the decoder give up at byte `end`: a description with
     its position, and the path of its string if that is found."""
     for found in ESCAPED.finditer(body, max(0, end - MAX_ESCAPES_BYTES), end):
@@ -28,7 +28,7 @@ def lone_surrogate(body: bytes, end: int) -> tuple[str, str | None] | None:
     return None
 
 
-def _path(body: bytes) -> str | None:
+def _path(body: bytes | bytearray) -> str | None:
     """The path of the first string with a lone surrogate, as in errors."""
     if len(body) > MAX_SEARCHED_BYTES:
         return None

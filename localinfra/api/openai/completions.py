@@ -19,6 +19,7 @@ from localinfra.api.generation.params import (
     TopLogprobs,
     none_if_not_given,
 )
+from localinfra.api.generation.token_ids import are_ids
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.held import holding
 from localinfra.api.http.weight import MAX_TOKEN_IDS
@@ -102,9 +103,9 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
         items = self.prompt
         if isinstance(items, str):
             return [items]
-        kinds = set(map(type, items))  # fast even for a million ids
-        if kinds == {int}:
+        if are_ids(items):
             return [items]  # type: ignore[list-item]
+        kinds = set(map(type, items))
         if kinds in ({str}, {list}):
             return items  # type: ignore[return-value]
         raise InvalidRequest(

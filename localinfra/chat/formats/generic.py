@@ -12,12 +12,14 @@ and reads its result in the next user message, between `<tool_response>` and `</
 calls but describes no tools gets the instruction alone, with the form of its own calls.
 """
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from localinfra.chat.formats.form import ID, INDEX, KEY, NAME, TYPE, CallForm
 from localinfra.chat.messages import Json, Message
+from localinfra.long_text import join
 
 GENERIC = CallForm(
     trigger="<tool_call>",
@@ -95,13 +97,13 @@ def instructed(messages: list[Message], instruction: str) -> list[Message]:
 def _plain(message: Message, form: CallForm) -> Message:
     if not message.tool_calls:
         return message
-    calls = [
-        form.before.replace(NAME, call.function.name)
-        + (call.function.arguments or "{}")
-        + form.after
-        for call in message.tool_calls
-    ]
-    called = f"{form.opening}{form.separator.join(calls)}{form.closing}"
-    parts = [message.content, called] if isinstance(message.content, str) else [called]
-    text = "\n".join(part for part in parts if part)
+    pieces = [message.content, "\n"] if message.content and isinstance(message.content, str) else []
+    pieces.append(form.opening)
+    before = form.before.split(NAME)
+    for at, call in enumerate(message.tool_calls):
+        pieces += [form.separator] if at else []
+        pieces += itertools.chain.from_iterable((part, call.function.name) for part in before)
+        pieces[-1] = call.function.arguments or "{}"  # after the last part
+        pieces.append(form.after)
+    text = join([*pieces, form.closing])
     return msgspec.structs.replace(message, content=text, tool_calls=None)

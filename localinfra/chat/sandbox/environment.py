@@ -26,6 +26,7 @@ from jinja2.utils import Namespace
 
 from localinfra.chat.sandbox import filters
 from localinfra.chat.sandbox.meter import Buffer, Deadline, LimitExceeded, Meter, written
+from localinfra.long_text import join
 
 MAX_SOURCE_CHARS = 128 << 10  # the longest of 70 published templates has 17,000
 MAX_PARTS = 20_000  # tokens of the lexer; the largest of those templates has 3,800
@@ -235,7 +236,7 @@ class Sandbox(SandboxedEnvironment):
                 pieces.append(piece)
         finally:  # free the conversation, which the meter holds: the thread may stay idle
             del self._running.meter, self._running.passthrough
-        return "".join(pieces)
+        return join(pieces)
 
     def compiled(self, source: str) -> CompiledTemplate:
         """Raises LimitExceeded for an excessive template, Exception for an invalid one."""
@@ -274,7 +275,7 @@ class Sandbox(SandboxedEnvironment):
     def concat(self, pieces: Iterable[str]) -> str:
         pieces = list(pieces)
         self.meter.spend(sum(map(written, pieces)))
-        return "".join(pieces)
+        return join(pieces)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if type(argument) is not str:  # the hash of a tuple may take a while
@@ -286,6 +287,8 @@ class Sandbox(SandboxedEnvironment):
         meter.tick()
         if operator in GROWING:
             meter.spend(_grown_bytes(meter, operator, left, right))
+        if operator == "+" and type(left) is str and type(right) is str:
+            return meter.charge(join([left, right]))
         return meter.charge(self.binop_table[operator](left, right))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -39,8 +39,10 @@ from localinfra.api.openai.responses.response import (
 )
 from localinfra.api.openai.responses.store import ResponseStore
 from localinfra.api.pictures import with_pictures
+from localinfra.chat.encoding import json_parts
 from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError, QueueFull, RequestCancelled
+from localinfra.executor import in_turns
 from localinfra.text.turn import Turn, begin_turn, pieces_of
 
 if TYPE_CHECKING:
@@ -84,7 +86,13 @@ async def begin_answer(
     response = msgspec.structs.replace(
         queued or response_to(asked, model.name), status="in_progress"
     )
-    return ResponseAnswer(call, asked, response, model, turn, charge, numbered or Numbered())
+    json = await response_json(response)
+    return ResponseAnswer(call, asked, response, json, model, turn, charge, numbered or Numbered())
+
+
+async def response_json(response: Response) -> bytes:
+    """It repeats fields of the request, which may be megabytes."""
+    return b"".join(await in_turns(json_parts(response)))
 
 
 def response_to(asked: ConversationRequest, model_name: str) -> Response:
@@ -107,7 +115,7 @@ def response_to(asked: ConversationRequest, model_name: str) -> Response:
         safety_identifier=body.safety_identifier,
         store=body.store,
         temperature=asked.sampling.temperature,
-        text=body.text,
+        text=asked.text,
         tool_choice=body.tool_choice,
         tools=asked.tools,
         top_logprobs=body.top_logprobs or 0,
@@ -117,13 +125,13 @@ def response_to(asked: ConversationRequest, model_name: str) -> Response:
 
 
 def keep(
-    call: Call[ResponsesRequest], asked: ConversationRequest, response: Response, json: msgspec.Raw
+    call: Call[ResponsesRequest], asked: ConversationRequest, response: Response, json: bytes
 ) -> None:
     """Stores a response as it is now."""
     call.store(ResponseStore).put(
         response.id,
         call.caller,
-        bytes(json),
+        json,
         asked.items,
         response.output,
         asked.num_bytes,
@@ -145,11 +153,11 @@ def failed(response: Response, error: ApiError) -> Response:
     )
 
 
-def last_event(response: Response, json: msgspec.Raw) -> ResponseEvent:
+def last_event(response: Response, json: bytes) -> ResponseEvent:
     """The last event of a response. OpenAI has none for one that was cancelled: like one that is
     incomplete, it may have a part of its output."""
     kinds = {"completed": Completed, "failed": ResponseFailed}
-    return kinds.get(response.status, Incomplete)(response=json)
+    return kinds.get(response.status, Incomplete)(response=msgspec.Raw(json))
 
 
 class ResponseAnswer:
@@ -160,6 +168,7 @@ class ResponseAnswer:
         call: Call[ResponsesRequest],
         asked: ConversationRequest,
         response: Response,
+        json: bytes,
         model: "TextModel",
         turn: Turn,
         charge: Charge,
@@ -170,8 +179,7 @@ class ResponseAnswer:
         self._model = model
         self.turn = turn
         self._response = response
-        # Encoded once: it repeats fields of the request, which may be megabytes.
-        self._json = msgspec.Raw(encode(self._response))
+        self._json = json  # the same
         self._meter = UsageMeter(charge, [turn.num_prompt], 1, turn.num_image_tokens)
         names, carries = asked.offered.names, CARRIED in asked.body.include
         self._writer = (
@@ -186,18 +194,18 @@ class ResponseAnswer:
                 pass
         return self._response
 
-    async def json(self) -> msgspec.Raw:
+    async def json(self) -> bytes:
         """The whole response."""
         await self.response()
         return self._json
 
     async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
         """Yields the events of one step together."""
-        start: list[ResponsesEvent] = [InProgress(response=self._json)]
+        start: list[ResponsesEvent] = [InProgress(response=msgspec.Raw(self._json))]
         if self._response.background:  # it was created before
             keep(self._call, self._asked, self._response, self._json)
         else:
-            start.insert(0, Created(response=self._json))
+            start.insert(0, Created(response=msgspec.Raw(self._json)))
         async with contextlib.aclosing(self._output()) as output:
             yield self._numbered(start)
             async for events in output:
@@ -208,7 +216,7 @@ class ResponseAnswer:
     def heartbeat_event(self) -> NamedEvent:
         """A heartbeat, sent during a long prefill. An event, as some clients do not count comments
         (Codex gives up after 300 s)."""
-        return self._numbered([InProgress(response=self._json)])[0]
+        return self._numbered([InProgress(response=msgspec.Raw(self._json))])[0]
 
     def failure(self, error: ApiError, scope: Scope) -> NamedEvent:
         """The last event if the response fails."""
@@ -218,7 +226,7 @@ class ResponseAnswer:
             usage = self._usage() if self._writer.items else None
         output = tuple(self._writer.items)
         response = msgspec.structs.replace(response, output=output, usage=usage)
-        json = msgspec.Raw(encode(response))
+        json = encode(response)
         if response.background:
             keep(self._call, self._asked, response, json)
         return self._numbered([last_event(response, json)])[0]
@@ -236,7 +244,7 @@ class ResponseAnswer:
                     is_cut = delta.finish_reason is FinishReason.LENGTH and not compacts
                     events += self._writer.finish(is_cut=is_cut)
                     self._response = self._finished(is_cut)
-                    self._json = msgspec.Raw(encode(self._response))
+                    self._json = await response_json(self._response)
                 yield events
         if self._asked.body.store:
             keep(self._call, self._asked, self._response, self._json)

@@ -18,6 +18,7 @@ from localinfra.api.openai.responses.answer import (
     failed,
     keep,
     last_event,
+    response_json,
     response_to,
 )
 from localinfra.api.openai.responses.conversation import ConversationRequest
@@ -36,14 +37,14 @@ async def answer_in_background(
     name = await call.models.name(TEXT, call.body.model, ROUTE)
     call.report_ignored(asked.left_out, asked.unknown)
     queued = response_to(asked, name)
-    json = msgspec.Raw(encode(queued))
+    json = await response_json(queued)
 
     async def answer(own: Call[ResponsesRequest]) -> HttpResponse:
         waiting = QueuedAnswer(own, asked, queued, json)
         return NamedEventStream(waiting.events(), waiting.failure)
 
     background = await call.in_background(queued.id, answer)
-    return follow(call.request, background) if call.body.stream else call.json(json)
+    return follow(call.request, background) if call.body.stream else call.pieces([json])
 
 
 class QueuedAnswer:
@@ -54,7 +55,7 @@ class QueuedAnswer:
         call: Call[ResponsesRequest],
         asked: ConversationRequest,
         queued: Response,
-        json: msgspec.Raw,
+        json: bytes,
     ):
         self._call = call
         self._asked = asked
@@ -65,7 +66,8 @@ class QueuedAnswer:
         keep(call, asked, queued, json)
 
     async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
-        yield self._numbered([Created(response=self._json), Queued(response=self._json)])
+        json = msgspec.Raw(self._json)
+        yield self._numbered([Created(response=json), Queued(response=json)])
         answer = await begin_answer(self._call, self._asked, self._queued, self._numbered)
         async with (
             contextlib.aclosing(answer.turn.deltas),
@@ -80,6 +82,6 @@ class QueuedAnswer:
         if self._answer is not None:
             return self._answer.failure(error, scope)
         response = failed(self._queued, error)
-        json = msgspec.Raw(encode(response))
+        json = encode(response)
         keep(self._call, self._asked, response, json)
         return self._numbered([last_event(response, json)])[0]

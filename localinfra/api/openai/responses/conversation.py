@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from localinfra.api.openai.responses.store import KeptResponse, References, prev
 from localinfra.api.openai.responses.tools import Offered
 from localinfra.api.pictures import TEXT_ONLY, Reads, read_by
 from localinfra.chat.answer import Answer, ToolUse
+from localinfra.chat.encoding import all_parts
 from localinfra.chat.messages import Message
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest
@@ -34,7 +36,9 @@ SUMMARIZE = (
     "Write only the summary."
 )
 
-NAMES_OF_MEDIA = (b"input_image", b"image_url", b"input_audio")
+NAMES_OF_MEDIA = {"input_image", "image_url", "input_audio"}
+MAX_NAME_CHARS = 20  # of them: long strings are not hashed
+MAX_SEARCHED = 5000  # values of an input, which take 1 ms
 
 encode = msgspec.json.Encoder().encode
 
@@ -51,6 +55,7 @@ class ConversationRequest(msgspec.Struct, frozen=True):
     answer: Answer
     offered: Offered
     tools: msgspec.Raw  # for the response
+    text: msgspec.Raw  # the options, for the response
     left_out: list[str]  # paths of ignored parts
     unknown: list[str]  # paths of unknown names
 
@@ -85,11 +90,23 @@ async def read_conversation(
     )
 
 
-def has_media(given: str | Sequence[msgspec.Raw]) -> bool:
+def has_media(given: str | Sequence[Any]) -> bool:
     """Whether there may be images or sounds in it."""
-    if isinstance(given, str):
-        return False
-    return any(name in bytes(raw) for raw in given for name in NAMES_OF_MEDIA)
+    left: list[Any] = [] if isinstance(given, str) else [given]
+    num_seen = 0
+    while left:
+        node = left.pop()
+        inner = node.values() if isinstance(node, dict) else node
+        num_seen += len(node)
+        if num_seen > MAX_SEARCHED:
+            return True
+        if isinstance(node, dict) and not NAMES_OF_MEDIA.isdisjoint(node):
+            return True
+        texts = (one for one in inner if isinstance(one, str) and len(one) < MAX_NAME_CHARS)
+        if not NAMES_OF_MEDIA.isdisjoint(texts):
+            return True
+        left.extend(one for one in inner if isinstance(one, (list, dict)))
+    return False
 
 
 def conversation_request(
@@ -119,7 +136,7 @@ def conversation_request(
     if body.store:
         placed = zip(sent.items, sent.paths, strict=True)
         own = [item for item, path in placed if path not in references.paths]
-        num_bytes = len(encode(own)) + references.num_bytes
+        num_bytes = sum(map(len, all_parts(own))) + references.num_bytes
         num_bytes += previous.conversation_bytes if previous else 0
     items, answer = [*earlier, *sent.items], body.answer()
     if compacts := compacts or bool(sent.triggers):
@@ -135,7 +152,8 @@ def conversation_request(
         sampling=body.sampling_params(defaults),
         answer=answer,
         offered=offered,
-        tools=msgspec.Raw(encode(offered.shown)),
+        tools=msgspec.Raw(b"".join(all_parts(offered.shown))),
+        text=msgspec.Raw(b"".join(all_parts(body.text))),
         left_out=left_out,
         unknown=[*offered.unknown, *sent.unknown],
     )

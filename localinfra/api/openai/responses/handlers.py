@@ -1,6 +1,5 @@
 """POST /v1/responses, /v1/responses/compact and /v1/responses/input_tokens."""
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 from starlette.types import Scope
@@ -40,7 +39,7 @@ async def create_response(request: Request) -> HttpResponse:
     if call.body.background:
         return await answer_in_background(call, asked)
     if not call.body.stream:
-        return call.json(await (await begin_answer(call, asked)).json())
+        return call.pieces([await (await begin_answer(call, asked)).json()])
     numbered = Numbered()
     if not links(asked.messages):
         return await begin_stream(call, asked, None, numbered)
@@ -48,7 +47,7 @@ async def create_response(request: Request) -> HttpResponse:
 
     def failure(error: ApiError, scope: Scope) -> NamedEvent:
         response = failed(queued, error)
-        return numbered([last_event(response, msgspec.Raw(encode(response)))])[0]
+        return numbered([last_event(response, encode(response))])[0]
 
     return await call.begun_in_time(
         begin_stream(call, asked, queued, numbered),

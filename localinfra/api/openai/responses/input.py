@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta
 
 from localinfra.api.generation.carried import read_carried
-from localinfra.api.http.body import NULL, decode_within
+from localinfra.api.http.body import decode_within
 from localinfra.api.http.held import holding
 from localinfra.api.openai.responses.foreign import FOREIGN
 from localinfra.api.openai.responses.items import (
@@ -103,7 +103,7 @@ class ItemReference(msgspec.Struct, frozen=True):
 
 # An item of `input`; others are ignored, or read by the structs in foreign.py.
 SentAny: TypeAlias = Annotated[
-    msgspec.Raw,
+    Any,
     holding(SentMessage, SentReasoning, SentCall, SentOutput, SentCompaction, ItemReference),
 ]
 
@@ -125,7 +125,7 @@ class Input(msgspec.Struct, frozen=True):
 
 
 def read_input(
-    given: str | Sequence[msgspec.Raw], find: Find, *, sees: bool = False, others: str = ""
+    given: str | Sequence[Any], find: Find, *, sees: bool = False, others: str = ""
 ) -> Input:
     """Reads a request's `input`. `find` looks up item references. `others`: a sentence about models
     that read more than text, for a model that doesn't.
@@ -140,11 +140,11 @@ def read_input(
         message = MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))
         return Input([message], ["input"], [], [])
     found = Input([], [], [], [], set(), [], [], sees)
-    for at, raw in enumerate(given):
-        if raw == NULL:
+    for at, sent in enumerate(given):
+        if sent is None:
             continue
         path = f"input[{at}]"
-        items = _items(raw, path, find, found)
+        items = _items(sent, path, find, found)
         found.items.extend(items)
         found.paths.extend([path] * len(items))
     if found.unread:
@@ -161,17 +161,17 @@ def read_input(
     return found
 
 
-def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyItem]:
-    kind, unknown = decode_within(path, raw, Sent, []).kind, found.unknown
+def _items(given: Any, path: str, find: Find, found: Input) -> list[AnyItem]:
+    kind, unknown = decode_within(path, given, Sent, []).kind, found.unknown
     if kind == "message":
-        return [_message(decode_within(path, raw, SentMessage, unknown), path, found)]
+        return [_message(decode_within(path, given, SentMessage, unknown), path, found)]
     if kind == "reasoning":
-        reasoning = decode_within(path, raw, SentReasoning, unknown)
+        reasoning = decode_within(path, given, SentReasoning, unknown)
         thought = _reasoning(reasoning, path, found.left_out)
         found.left_out.extend([] if thought.text else [path])
         return [thought]
     if kind == "function_call":
-        call = decode_within(path, raw, SentCall, unknown)
+        call = decode_within(path, given, SentCall, unknown)
         return [
             FunctionCallItem(
                 id=call.id or new_id("fc"),
@@ -183,10 +183,10 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
             )
         ]
     if kind == "function_call_output":
-        sent = decode_within(path, raw, SentOutput, unknown)
+        sent = decode_within(path, given, SentOutput, unknown)
         return [_output(sent, path, found.left_out, found.sees)]
     if kind == "item_reference":
-        return [find(decode_within(path, raw, ItemReference, unknown).id, path)]
+        return [find(decode_within(path, given, ItemReference, unknown).id, path)]
     if kind == "compaction_trigger":
         found.triggers.append(path)
         return []
@@ -194,14 +194,14 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
         found.orphanable.add(path)
     with contextlib.suppress(InvalidRequest):  # an invalid one comes from elsewhere: ignore it
         if kind == "custom_tool_call_output":
-            sent = decode_within(path, raw, SentOutput, unknown)
+            sent = decode_within(path, given, SentOutput, unknown)
             return [_output(sent, path, found.left_out, found.sees)]
         if kind in ("compaction", "compaction_summary"):
-            content = decode_within(path, raw, SentCompaction, unknown).encrypted_content or ""
+            content = decode_within(path, given, SentCompaction, unknown).encrypted_content or ""
             if content.startswith(READABLE):
                 return [CompactionItem(id=new_id("cmp"), encrypted_content=content)]
         if kind in FOREIGN:
-            return decode_within(path, raw, FOREIGN[kind], []).items()
+            return decode_within(path, given, FOREIGN[kind], []).items()
     found.left_out.append(path)
     return []
 

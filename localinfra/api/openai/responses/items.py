@@ -175,7 +175,7 @@ def part_of(part: InputText | InputImage | InputSound | OutputText) -> ContentPa
 def flat_name(name: str, namespace: str | None) -> str:
     """A function's name for the model: templates have no namespaces, and a namespace may contain
     any characters."""
-    if not namespace:
+    if not namespace or len(namespace) > MAX_NAME_CHARS:
         return name
     space = NOT_IN_NAMES.sub(_spelled, namespace)
     flat = f"{space}{name}" if space.endswith("__") else f"{space}__{name}"

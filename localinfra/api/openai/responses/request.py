@@ -76,6 +76,7 @@ class ReasoningOptions(msgspec.Struct, frozen=True):
 MetadataKey = Annotated[str, Meta(max_length=64)]
 MetadataValue = Annotated[str, Meta(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=16)]
+AnyObject = Annotated[Any, Meta(extra_json_schema={"type": "object"})]
 Items = Annotated[list[SentAny], Meta(max_length=MAX_MESSAGES)]
 
 
@@ -110,7 +111,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
 
     # reported as ignored: a conversation that does not fit is refused, never cut
     truncation: Literal["auto", "disabled"] = "disabled"
-    context_management: Annotated[list[msgspec.Raw], Meta(max_length=64)] | None = None
+    context_management: Annotated[list[AnyObject], Meta(max_length=64)] | None = None
 
     # Refused.
 

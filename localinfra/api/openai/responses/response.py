@@ -73,7 +73,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str = "default"
     store: bool
     temperature: float
-    text: TextOptions
+    text: Annotated[msgspec.Raw, holding(TextOptions)]
     tool_choice: str | ToolChoice
     # those the model may call
     tools: Annotated[msgspec.Raw, holding(FunctionTool, Namespace, is_list=True)]

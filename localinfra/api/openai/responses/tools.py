@@ -7,7 +7,7 @@ https://platform.openai.com/docs/api-reference/responses/create
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -27,7 +27,7 @@ from localinfra.api.generation.tools import (
     too_many_tools,
     use_of,
 )
-from localinfra.api.http.body import NULL, decode_within
+from localinfra.api.http.body import decode_within
 from localinfra.api.http.held import holding
 from localinfra.api.openai.responses.items import flat_name
 from localinfra.chat.answer import Tool, ToolUse
@@ -49,7 +49,7 @@ class SentNamespace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SentGroups = Annotated[
-    list[Annotated[msgspec.Raw, holding(SentFunction, SentNamespace)]], Meta(max_length=MAX_TOOLS)
+    list[Annotated[Any, holding(SentFunction, SentNamespace)]], Meta(max_length=MAX_TOOLS)
 ]
 
 
@@ -85,23 +85,23 @@ class Offered(msgspec.Struct, frozen=True):
         return own[0] if flat not in self.names and not namespace and len(own) == 1 else flat
 
 
-def read_tools(sent: Sequence[msgspec.Raw]) -> Offered:
+def read_tools(sent: Sequence[Any]) -> Offered:
     """Raises InvalidRequest with the path of the mistake in a function."""
     found = Offered([], {}, [], [], [])
 
     def functions(
-        tools: Sequence[msgspec.Raw], path: str, namespace: str | None = None
+        tools: Sequence[Any], path: str, namespace: str | None = None
     ) -> Iterator[FunctionTool]:
-        for at, raw in enumerate(tools):
-            if raw == NULL:
+        for at, one in enumerate(tools):
+            if one is None:
                 continue
             here = f"{path}[{at}]"
-            if namespace is None and (group := read_namespace(here, raw, found.unknown)):
+            if namespace is None and (group := read_namespace(here, one, found.unknown)):
                 inner = list(functions(group.tools, f"{here}.tools", group.name))
                 found.shown.append(
                     Namespace(name=group.name, description=group.description, tools=inner)
                 )
-            elif declared := read_function(here, raw, found.unknown, "name"):
+            elif declared := read_function(here, one, found.unknown, "name"):
                 function = declared.function
                 tool = declared.tool(flat_name(function.name, namespace))
                 if len(found.tools) == MAX_TOOLS:
@@ -117,12 +117,12 @@ def read_tools(sent: Sequence[msgspec.Raw]) -> Offered:
     return found
 
 
-def read_namespace(path: str, raw: msgspec.Raw, unknown: list[str]) -> SentNamespace | None:
+def read_namespace(path: str, sent: Any, unknown: list[str]) -> SentNamespace | None:
     """None for other tools, and for an invalid namespace, which is ignored."""
-    if decode_within(path, raw, ToolType, []).type != "namespace":
+    if decode_within(path, sent, ToolType, []).type != "namespace":
         return None
     try:
-        return decode_within(path, raw, SentNamespace, unknown)
+        return decode_within(path, sent, SentNamespace, unknown)
     except InvalidRequest:
         return None
 
