@@ -14,12 +14,15 @@ from msgspec.structs import replace
 from localinfra.engine.borders import BEFORE_END, MIN_GAP
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings, GenerationRequest
+from localinfra.footprint import CPU
 from localinfra.llama.context import LlamaContext
-from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.model import Model, ModelSettings, NoContext
 from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import read_header
 from localinfra.models.sources import PathSource
+from localinfra.text import placing
+from localinfra.text.placing import TextPlan, place, plan_text
 from localinfra.text.sizing import sized
 
 # Sums of 32 bits: near-ties of random weights are too rare for a few hundred tokens.
@@ -106,6 +109,29 @@ def test_llama_4_always_has_a_cell_for_each_token(tmp_path: Path) -> None:
     for cache in ("window", "auto", "full"):
         entry = TextModelEntry(source=PathSource(path), window_cache=cache)
         assert sized(entry, read_header(path), 1 << 20, []).full_window
+
+
+def test_plamo_2_stays_at_one_sequence_where_memory_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_plamo2(context_length=16_384).write(tmp_path / "tiny.gguf")
+    entry = TextModelEntry(source=PathSource(path), gpu_layers=0, separate_caches=True)
+    plan = plan_text("tiny", entry, path, read_header(path), {CPU: 1 << 40})
+    real = placing.load_with_layers
+
+    def load(
+        entry: TextModelEntry, plan: TextPlan, settings: ContextSettings, layers: int
+    ) -> tuple[LlamaContext, Model]:
+        if settings.context_length == plan.settings.context_length:
+            raise NoContext("no memory")
+        return real(entry, plan, settings, layers)
+
+    monkeypatch.setattr(placing, "load_with_layers", load)
+    context, _ = place("tiny", entry, plan)
+    assert context.context_length < plan.settings.context_length
+    assert context.num_sequences == plan.settings.num_sequences == 1
+    assert context.num_cells < 2 * context.context_length
+    context.close()
 
 
 def test_plamo_2_computes_one_sequence_at_a_time(tmp_path: Path) -> None:
