@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING
-from localinfra.llama.memories import CHUNKED, ONE_SEQUENCE
+from localinfra.llama.memories import ALWAYS_SEPARATE, CHUNKED, ONE_SEQUENCE
 from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.header import GgufHeader
@@ -157,12 +157,13 @@ def context_settings(entry: TextModelEntry, length: int, architecture: str = "")
     """`length`: tokens of one sequence."""
     num_sequences = 1 if architecture in ONE_SEQUENCE else entry.sequences
     num_cells = max(entry.kv_cache_tokens or length, length)
-    if entry.separate_caches:
+    is_separate = entry.separate_caches or architecture in ALWAYS_SEPARATE
+    if is_separate:
         num_cells = length * (num_sequences + 1)  # one more, for saving and restoring
     return ContextSettings(
         context_length=length,
         num_cells=num_cells,
-        separate_caches=entry.separate_caches,
+        separate_caches=is_separate,
         num_sequences=num_sequences,
         batch_size=max(usual_batch(entry), num_sequences),
         threads=entry.threads,

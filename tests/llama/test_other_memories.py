@@ -1,16 +1,20 @@
 """Conversations with models whose memory is of a kind of its own: no turn is read twice."""
 
 import asyncio
+import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from llama.test_tiny_models import GREEDY
 from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2
 from models.tiny_others import OTHERS, tiny_llama4, tiny_plamo2
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
+from localinfra.engine.backend import Batch
 from localinfra.engine.borders import BEFORE_END, MIN_GAP
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings, GenerationRequest
@@ -83,6 +87,42 @@ def test_a_turn_begins_where_the_last_answer_ended(
             await asyncio.to_thread(engine.close)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("make", OTHERS)
+def test_logits_in_company_are_those_of_a_sequence_alone(
+    tmp_path: Path, make: Callable[[], TinyModel]
+) -> None:
+    path = make().write(tmp_path / "tiny.gguf")
+    entry = TextModelEntry(source=PathSource(path), sequences=3, threads=1, context_length=400)
+    found = sized(entry, read_header(path), 1 << 30, [])
+    settings = replace(found, batch_size=64, kv_type="f32", flash_attention=False)
+    context = LlamaContext(Model(path, ModelSettings()), settings)
+    chance = random.Random(3)
+    texts = [[chance.randrange(40, 190) for _ in range(90)] for _ in range(3)]
+
+    def logits(slots: list[int], sizes: list[int]) -> dict[tuple[int, int], NDArray[np.float32]]:
+        """Of each slot's tokens. `sizes` are those that it gets in a step."""
+        rows: dict[tuple[int, int], NDArray[np.float32]] = {}
+        at = dict.fromkeys(slots, 0)
+        while min(at.values()) < 90:
+            batch, names = Batch(), []
+            for slot in slots:
+                start = at[slot]
+                at[slot] = min(90, start + chance.choice(sizes))
+                batch.extend(slot, start, texts[slot][start : at[slot]], at[slot] - start)
+                names += [(slot, place) for place in range(start, at[slot])]
+            context.decode(batch)
+            rows |= {name: context.logits(row).copy() for row, name in enumerate(names)}
+        for slot in slots:
+            context.drop(slot, 0)
+        return rows
+
+    alone = logits([0], [1, 9]) | logits([1], [1, 9]) | logits([2], [1, 9])
+    for sizes in ([1], [1, 5, 20]):
+        together = logits([0, 1, 2], sizes)
+        assert max(np.abs(together[name] - alone[name]).max() for name in alone) < 1e-4
+    context.close()
 
 
 def test_drafts_are_taken_back_in_a_cache_of_ones_own(tmp_path: Path) -> None:
