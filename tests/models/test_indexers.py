@@ -1,10 +1,11 @@
-"""Headers of models with indexers that would end the process are refused, and only those."""
+"""Headers of models with other memories that would end the process are refused, and only those."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from models.tiny_gguf import ARRAY, U32, TinyModel, Value
+from models.tiny_latent import tiny_deepseek2
 from models.tiny_others import (
     OTHERS,
     tiny_deepseek4,
@@ -40,6 +41,15 @@ def test_the_real_ones_are_read(tmp_path: Path, make: Callable[[], TinyModel]) -
         (tiny_qwen4exp, "ple.ngram_size", 2, "2 tables of 8 numbers"),
         (tiny_minimax_m3, "attention.indexer.block_size", 0, "blocks of 0 tokens"),
         (tiny_plamo2, "ssm.group_count", 1, "not 0"),
+        (tiny_deepseek4, "attention.value_length", 16, "keys of 32 numbers and values of 16"),
+        (tiny_deepseek4, "expert_gating_func", 0, "scores experts by a function 0"),
+        (tiny_dots3note, "expert_gating_func", 5, "scores experts by a function 5"),
+        (tiny_qwen4exp, "expert_gating_func", 77, "scores experts by a function 77"),
+        (tiny_dots3note, "attention.key_length", 32, "keys of 32 numbers, not 32 and 16"),
+        (tiny_dots3note, "attention.key_length_swa", 56, "keys of 56 numbers, not 32 and 16"),
+        (tiny_deepseek2, "attention.kv_lora_rank", 8, "keys of .* numbers, not 8 and"),
+        (tiny_qwen4exp, "rope.dimension_sections", [0, 0, 0, 4], "rotates parts"),
+        (tiny_qwen4exp, "rope.dimension_sections", [8, 4, 4, 99], "rotates parts"),
     ],
 )
 def test_what_llama_cpp_asserts_is_checked_before(

@@ -25,6 +25,8 @@ def indexer_problems(header: GgufHeader) -> Iterator[str]:
             yield f"has an indexer's keys of {length} numbers, no multiple of {ROW_MULTIPLE}"
     if architecture in SHARED:
         yield from _shared(header)
+    if architecture == "deepseek4" and header.key_length != header.value_length:
+        yield f"has keys of {header.key_length} numbers and values of {header.value_length}"
     if architecture == "glm5-next":
         pooled, best = number("attention.indexer.kpool"), number("attention.indexer.top_k")
         if pooled <= 1 or best % pooled:
