@@ -94,7 +94,7 @@ SCORINGS = range(1, 5)  # enum llama_expert_gating_func_type; 0 is left to the a
 # Positions have parts for height and width (M-RoPE); of others, GLM 4, where the file says so.
 GRID = ("qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen4exp", "paddleocr")
 # Keys are a latent vector and what is rotated of them, which cells hold as one.
-LATENT = ("deepseek2", "deepseek32", "dots3note", "glm-dsa", "mistral4")
+LATENT = ("deepseek2", "deepseek32", "dots3note", "glm-dsa", "glm5-next", "mistral4")
 
 F32 = 0
 F32_PARTS = ("_norm.", ".ssm_a", ".ssm_conv1d", ".shortconv.conv")  # of names
