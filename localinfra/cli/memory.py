@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 STATES = "shared up to saved states, in main memory (parked_prefixes_mib)"
 WHOLE_STATES = f"{STATES}; each has all that was read"
-NO_STATES = "not shared: parked_prefixes_mib = 0 leaves no room for saved states"
 
 
 def fit(entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerSettings) -> str:
@@ -62,15 +61,14 @@ def sharing(entry: TextModelEntry, header: GgufHeader) -> str | None:
     """What conversations share of what was read, where that depends on the model: it has layers
     with a sliding window, or recurrent ones."""
     from localinfra.llama.memories import is_saved_whole
-    from localinfra.models.kv_cache import recurrent_blocks, windows
-    from localinfra.text.loading import max_offloaded_bytes
+    from localinfra.models.kv_cache import has_cells, recurrent_blocks, windows
     from localinfra.text.placing import plan_text
 
     has_windows, has_state = any(windows(header)), any(recurrent_blocks(header))
     has_window = header.number("attention.sliding_window") > 0
     is_whole = is_saved_whole(header.architecture, is_hybrid=has_state, has_window=has_window)
-    if is_whole or entry.separate_caches:
-        return WHOLE_STATES if max_offloaded_bytes(entry) else NO_STATES
+    if is_whole or (entry.separate_caches and has_cells(header)):
+        return by_whole_states(entry, header)
     if has_windows:
         plan = plan_text("", entry, Path(header.path), header, {})
         if plan.settings.full_window:
@@ -90,6 +88,21 @@ def by_states(entry: TextModelEntry, header: GgufHeader) -> str:
     return (
         f"not shared: a saved state takes {size(needed)}, parked_prefixes_mib leaves {size(room)}"
     )
+
+
+def by_whole_states(entry: TextModelEntry, header: GgufHeader) -> str:
+    """Likewise, where a state takes as much as the cache of its tokens."""
+    from localinfra.text.loading import max_offloaded_bytes
+    from localinfra.text.placing import plan_text
+    from localinfra.text.sizing import whole_state_bytes
+
+    settings = plan_text("", entry, Path(header.path), header, {}).settings
+    room, needed = max_offloaded_bytes(entry), whole_state_bytes(header, settings)
+    if needed <= room:
+        return WHOLE_STATES
+    takes = f"one of {settings.context_length:,} tokens takes about {size(needed)}"
+    leaves = f"parked_prefixes_mib leaves {size(room)}"
+    return f"{WHOLE_STATES}, but {takes}, {leaves}" if room else f"not shared: {leaves}"
 
 
 def in_words(

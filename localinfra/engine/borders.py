@@ -1,5 +1,7 @@
 """Where a prompt's states are saved: where others are likely to branch off. Pure."""
 
+from collections.abc import Iterator
+
 from localinfra.engine.radix import Match
 from localinfra.engine.request import GenerationRequest
 from localinfra.engine.runs import border_after
@@ -17,9 +19,12 @@ INTERVAL = 2048  # of a long prompt, for prompts that leave it somewhere
 CANONICAL_INTERVAL = 16  # chunks
 
 
-def saved_positions(sequence: Sequence, match: Match, chunk: int) -> set[int]:
+def saved_positions(
+    sequence: Sequence, match: Match, chunk: int, *, is_whole: bool = False
+) -> set[int]:
     """The positions of a prompt whose states are to be saved, after what it shares by `match`. Its
-    chunks end there; a canonical one has chunks of a fixed size, `chunk` (else 0).
+    chunks end there; a canonical one has chunks of a fixed size, `chunk` (else 0). `is_whole`: each
+    state has all cells before it.
 
     They are where its last message begins, where its answer does, and where an earlier prompt left
     the same beginning: a second one tells that more will. A short message after an answer that is
@@ -35,9 +40,10 @@ def saved_positions(sequence: Sequence, match: Match, chunk: int) -> set[int]:
         spans = zip(starts, stops, strict=True)
         ends = [at for a, b in spans for at in range(a, min(b, last) + 1, chunk)]
         after_pictures = set(starts).intersection(ends)
-        return {*ends[::CANONICAL_INTERVAL], *ends[-1:], *after_pictures} - {0}
+        regular = (ends[at] for at in marks(CANONICAL_INTERVAL, len(ends), doubling=is_whole))
+        return {*regular, *ends[-1:], *after_pictures} - {0}
     known = match.num_known
-    wanted = {request.border, *range(INTERVAL, end, INTERVAL)}
+    wanted = {request.border, *marks(INTERVAL, end, doubling=is_whole)}
     if match.num_seen - known >= SHORT:
         wanted.add(match.num_seen)
     if request.params.num_choices > 1:
@@ -51,6 +57,15 @@ def saved_positions(sequence: Sequence, match: Match, chunk: int) -> set[int]:
             positions.add(position)
             known = position
     return positions
+
+
+def marks(step: int, stop: int, *, doubling: bool) -> Iterator[int]:
+    """Multiples of `step` below `stop`; if `doubling`, only those that double the one before, whose
+    sum is at most twice the last."""
+    at = step
+    while at < stop:
+        yield at
+        at += at if doubling else step
 
 
 def ends_alike(request: GenerationRequest, position: int, chunk: int) -> bool:

@@ -317,9 +317,7 @@ class KVCache:
         for node in reversed(list(self._tree.nodes(only_held=True))):  # bottom up
             start, leaf = node.depth, node
             while leaf.is_idle(running) and leaf.depth >= start:
-                above = leaf.parent
-                self._evict(leaf, len(leaf.tokens))  # in pieces perhaps, the last one first
-                leaf = leaf.parent or above or leaf
+                leaf = self._evict(leaf, len(leaf.tokens))  # in pieces perhaps, the last one first
         while (rest := self._least_useful_leaf()) is not None:  # left over where a copy failed
             self._evict(rest, len(rest.tokens))
 
@@ -327,8 +325,9 @@ class KVCache:
         leaves = self._tree.idle_leaves(set(self._running))
         return min(leaves, key=self._tree.usefulness, default=None)
 
-    def _evict(self, leaf: Node, num_tokens: int) -> None:
-        """Evicts the leaf's last `num_tokens` cells, or a whole piece if it is offloaded."""
+    def _evict(self, leaf: Node, num_tokens: int) -> Node:
+        """Evicts the leaf's last `num_tokens` cells, or a whole piece if it is offloaded. Returns
+        the node above these."""
         is_usable = leaf.state or not self._backend.needs_states
         is_worth_offloading = leaf.children or (is_usable and len(leaf.tokens) >= MIN_OFFLOADED)
         if self.copies.max_bytes and is_worth_offloading:
@@ -336,13 +335,16 @@ class KVCache:
             with contextlib.suppress(MemoryError):  # then it is recomputed when needed
                 self.copies.offload(leaf)
             num_tokens = len(leaf.tokens)
-        self._give_up(leaf, num_tokens)
-        self.copies.fit()
+        above = self._give_up(leaf, num_tokens)
+        self.copies.fit()  # perhaps it has no place for this copy
+        return above
 
-    def _give_up(self, leaf: Node, num_tokens: int) -> None:
-        """Frees the leaf's last `num_tokens` cells, or less if that would cut a picture."""
+    def _give_up(self, leaf: Node, num_tokens: int) -> Node:
+        """Frees the leaf's last `num_tokens` cells, or less if that would cut a picture. Returns
+        the node above these."""
         self._tree.cut_last(leaf, num_tokens)
-        holders, start = list(leaf.holders), leaf.depth
+        holders, start, above = list(leaf.holders), leaf.depth, leaf.parent
+        assert above is not None
         self._tree.give_up(leaf)
         for slot in holders:
             self._backend.drop(slot, start)
@@ -350,6 +352,7 @@ class KVCache:
             self._recorded[slot] = Prefix(tokens[:start], salt)
             if not start:
                 self._forget(slot)
+        return above
 
     def _restore_span(self, copy: OffloadedCells, slot: int, start: int, stop: int) -> bool:
         """Restores positions [start, stop) to `slot`; False if there are too few cells, or the

@@ -235,7 +235,8 @@ class Scheduler:
     def _start(self, sequence: Sequence, match: Match) -> None:
         if self._backend.needs_states:
             chunk = self._shapes.fixed_chunk(sequence)
-            sequence.saved_at = saved_positions(sequence, match, chunk)
+            is_whole = not self._backend.shares_cells
+            sequence.saved_at = saved_positions(sequence, match, chunk, is_whole=is_whole)
         slot, length = self.cache.acquire(
             sequence.prefix,
             self._shapes.num_reusable(sequence),

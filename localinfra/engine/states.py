@@ -4,6 +4,7 @@ saved, `copies.py` keeps them within the limit of host memory.
 """
 
 import contextlib
+import sys
 
 from localinfra.engine.backend import Backend
 from localinfra.engine.copies import Copies
@@ -20,6 +21,8 @@ class States:
         self._backend = backend
         self._tree = tree
         self._copies = copies
+        # One after so many tokens was too large for this limit. Longer texts have none smaller.
+        self._too_long, self._limit = sys.maxsize, 0
 
     def save(self, slot: int, prefix: Prefix, *, is_canonical: bool, min_gap: int = 1) -> None:
         """Saves the state of `slot` after the prefix, which the tree knows and the slot has
@@ -31,6 +34,8 @@ class States:
         assert node.end == len(prefix.tokens)
         if not self._copies.max_bytes or node.end - node.state_before < min_gap:
             return
+        if node.end >= self._too_long and self._copies.max_bytes <= self._limit:
+            return
         known = node.state
         is_better = is_canonical and known is not None and not known.is_canonical
         if known and known.data is not None and not is_better:
@@ -38,7 +43,9 @@ class States:
         with contextlib.suppress(MemoryError):  # then more is computed again
             data = self._backend.save_state(slot)
             if data.nbytes > self._copies.max_bytes:
-                return  # all others would leave to make room for it, and then it would, too
+                # All others would leave to make room for it, and then it would, too.
+                self._too_long, self._limit = node.end, self._copies.max_bytes
+                return
             if known is None or known.is_canonical != is_canonical:
                 node.state = OffloadedCells(node.end, (), is_canonical, None)
             assert node.state

@@ -41,6 +41,10 @@ class CellMap:
         end: int = max([*used[-1:].tolist(), *self._find(1), 0]) + 1
         return min(-(-end // PADDING) * PADDING, self._num_cells)
 
+    @property
+    def num_held(self) -> int:
+        return int(np.count_nonzero(self._num_holders))
+
     def add(self, slots: Sequence[int], positions: Sequence[int]) -> None:
         """Records a decoded batch: each token has a cell now. If a cell is overwritten, its slot
         loses all tokens up to that one."""
@@ -66,6 +70,8 @@ class CellMap:
         held = self._cells.get(source, [])[start:stop]
         if not held:
             return
+        if self._cells.get(target, [])[start:stop]:  # a window, which is put back afterwards
+            self.drop(target, start, start + len(held))
         cells = self._cells.setdefault(target, [])
         cells += [-1] * (start + len(held) - len(cells))
         cells[start : start + len(held)] = held

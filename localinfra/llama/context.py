@@ -73,7 +73,9 @@ class LlamaContext:
         # what else is cached.
         has_flash = settings.flash_attention is not False and model.architecture != "grok"
         may_be_canonical = has_flash and not model.is_offloaded
-        reserve = MOST_PADDING if may_be_canonical else 0
+        # Separate caches have whole blocks of cells: a few more would cost each of them another.
+        pads = may_be_canonical and not settings.separate_caches
+        reserve = MOST_PADDING if pads else 0
         params = context_params(model, settings, settings.num_cells + reserve, layout.num_states)
         params.n_outputs_max = self.max_output_rows + MOST_PADDING
         params.n_threads, params.n_threads_batch = self.max_threads, self._batch_threads
@@ -90,7 +92,7 @@ class LlamaContext:
             self.max_rollback = llama_cpp.llama_n_rs_seq(self._pointer)
             self._whole_tail = self.max_rollback + 1 if self.max_rollback else 0
         self.num_slots = self._slots.num_slots
-        self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - reserve
+        self.num_cells = layout.usable_cells(llama_cpp.llama_n_ctx(self._pointer) - reserve)
         self.num_vocab = model.num_vocab
         self._is_tiled = settings.kv_type in TILED_TYPES
         self._apply_adapters()

@@ -35,6 +35,12 @@ class MemoryLayout:
         # Others lose what leaves their windows, or have states that can't be cut.
         self.can_drop_ends = model.sliding_window == 0 and not model.has_state
 
+    def usable_cells(self, num_cells: int) -> int:
+        """How many of all cells those slots have that are decoded."""
+        if not self._is_separate:
+            return num_cells
+        return num_cells // self.num_states * self._num_sequences
+
     def cell_maps(self, num_cells: int) -> list[CellMap]:
         """Maps of the cells of layers with full attention, and of those with a sliding window if
         they have a separate cache; empty if it is not known how cells are used."""

@@ -133,7 +133,8 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     # tokens of all running sequences together; default and minimum: `context_length`
     kv_cache_tokens: Tokens | None = None
     # each running sequence has a cache of `context_length`, whatever `kv_cache_tokens` says: for
-    # many long conversations that share little; prefixes come from copies in main memory then
+    # many long conversations that share little; prefixes come from copies in main memory then;
+    # Qwen 4: always
     separate_caches: bool = False
     # number type of the KV cache; smaller ones take less memory; flash attention reads f32 as f16
     kv_type: KvType = "f16"

@@ -37,12 +37,17 @@ class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
     num_cells: int  # tokens of all sequences together
     num_sequences: int  # that keep a state or a window at the same time
     batch_size: int  # tokens of a step
-    num_caches: int = 1  # for as many sequences
+    num_caches: int = 1  # each has its part of the cells; more than one: a sequence each
     kv_type: str
     num_extra_states: int = 0  # of models that also have attention
     max_rollback: int = 0  # tokens that states can be taken back: each has so many earlier ones
     full_window: bool = False  # layers with a sliding window have as many cells as others
     mtp: bool = False  # layers for multi-token prediction have a cache too
+
+    @property
+    def cells_of_each(self) -> int:
+        """Of each cache, as llama.cpp rounds them."""
+        return padded(-(-self.num_cells // self.num_caches))
 
 
 def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
@@ -50,10 +55,9 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
     [number_bytes] = [
         size / count for name, count, size in BLOCKS.values() if name == shape.kv_type
     ]
-    full_cells = padded(shape.num_cells)
-    window = window_length(header)
-    of_steps = shape.batch_size * shape.num_caches
-    window_cells = padded(min(full_cells, window * shape.num_sequences + of_steps))
+    full_cells = shape.cells_of_each
+    windows_of_each = window_length(header) * shape.num_sequences // shape.num_caches
+    window_cells = padded(min(full_cells, windows_of_each + shape.batch_size))
     if shape.full_window:
         window_cells = full_cells
     full_head = header.key_length + header.value_length
@@ -64,8 +68,7 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
     )
     has_window = windows(header)
     has_state = recurrent_blocks(header)
-    is_hybrid = header.architecture in BOTH or not all(has_state)
-    num_states = shape.num_sequences + (shape.num_extra_states if is_hybrid else 0)
+    num_states = shape.num_sequences + (shape.num_extra_states if has_cells(header) else 0)
     state = state_bytes(header) * num_states * (1 + shape.max_rollback)
     last = header.block_count - header.number("attention.shared_kv_layers")
     last = min(last, FIRST_SHARED.get(header.architecture, last))
@@ -77,7 +80,7 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
         if block < last and (not has_state[block] or header.architecture in BOTH):
             cells = window_cells if has_window[block] else full_cells
             head = window_head if has_window[block] else full_head
-            size += -int(-heads * head * number_bytes // 1) * cells
+            size += -int(-heads * head * number_bytes // 1) * cells * shape.num_caches
         sizes.append(size)
     return sizes
 
@@ -114,6 +117,11 @@ def recurrent_blocks(header: GgufHeader) -> list[bool]:
         trunk = num_trunk_blocks(header)
         return [(at + 1) % every != 0 and at < trunk for at in range(header.block_count)]
     return [heads == 0 for heads in header.head_counts_kv]
+
+
+def has_cells(header: GgufHeader) -> bool:
+    """Whether some block has attention."""
+    return header.architecture in BOTH or not all(recurrent_blocks(header))
 
 
 def num_trunk_blocks(header: GgufHeader) -> int:

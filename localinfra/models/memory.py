@@ -8,7 +8,7 @@ load that fails all the same is retried smaller.
 from collections.abc import Callable, Sequence
 
 from localinfra.models.gguf.header import GgufHeader
-from localinfra.models.kv_cache import BOTH, CacheShape, cache_bytes, padded, recurrent_blocks
+from localinfra.models.kv_cache import CacheShape, cache_bytes, has_cells
 
 # For the backend's context and a batch's compute buffer, beside weights and KV cache. Estimated,
 # not measured: 0.3 to 0.5 GiB for a CUDA context, 0.25 GiB for 512 rows of logits (4 bytes each,
@@ -83,8 +83,8 @@ def compute_bytes(
     which each expert of a token has for itself. With flash attention, which needs no matrix of all
     scores. `samples`: on the device, which takes room for as much again."""
     logits = 2 * 4 * num_outputs * header.vocab_size * (1 + samples)
-    mask = 2 * padded(shape.num_cells) * shape.batch_size * (1 + shape.full_window)
-    if header.architecture not in BOTH and all(recurrent_blocks(header)):
+    mask = 2 * shape.cells_of_each * shape.batch_size * (1 + shape.full_window)
+    if not has_cells(header):
         mask = 0
     width, inner = header.embedding_length, header.number("feed_forward_length")
     of_expert = header.number("expert_feed_forward_length", inner)

@@ -226,7 +226,7 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple["LlamaConte
                 name, error, layers, length,
             )  # fmt: skip
             settings = msgspec.structs.replace(
-                context_settings(entry, length),
+                context_settings(entry, length, plan.header.architecture),
                 full_window=settings.full_window,
                 max_rollback=settings.max_rollback,
             )

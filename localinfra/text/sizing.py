@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING
-from localinfra.llama.memories import CHUNKED, ONE_SEQUENCE
+from localinfra.llama.memories import ALWAYS_SEPARATE, CHUNKED, ONE_SEQUENCE
 from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.header import GgufHeader
@@ -46,9 +46,8 @@ def sized(
     window get a cell for each token of it. `gpus`: their free bytes."""
 
     def settings(length: int, *, full: bool) -> ContextSettings:
-        usual = context_settings(entry, length)
-        most = 1 if header.architecture in ONE_SEQUENCE else usual.num_sequences
-        return msgspec.structs.replace(usual, full_window=full, num_sequences=most)
+        usual = context_settings(entry, length, header.architecture)
+        return msgspec.structs.replace(usual, full_window=full)
 
     def length(*, full: bool) -> int:
         return entry.context_length or default_context(
@@ -154,17 +153,19 @@ def batch_in_words(entry: TextModelEntry, settings: ContextSettings, gpus: Colle
     return size
 
 
-def context_settings(entry: TextModelEntry, length: int) -> ContextSettings:
+def context_settings(entry: TextModelEntry, length: int, architecture: str = "") -> ContextSettings:
     """`length`: tokens of one sequence."""
+    num_sequences = 1 if architecture in ONE_SEQUENCE else entry.sequences
     num_cells = max(entry.kv_cache_tokens or length, length)
-    if entry.separate_caches:
-        num_cells = length * (entry.sequences + 1)  # one more, for saving and restoring
+    is_separate = entry.separate_caches or architecture in ALWAYS_SEPARATE
+    if is_separate:
+        num_cells = length * (num_sequences + 1)  # one more, for saving and restoring
     return ContextSettings(
         context_length=length,
         num_cells=num_cells,
-        separate_caches=entry.separate_caches,
-        num_sequences=entry.sequences,
-        batch_size=max(usual_batch(entry), entry.sequences),
+        separate_caches=is_separate,
+        num_sequences=num_sequences,
+        batch_size=max(usual_batch(entry), num_sequences),
         threads=entry.threads,
         batch_threads=entry.batch_threads,
         flash_attention=None if entry.flash_attention == "auto" else entry.flash_attention,
@@ -177,12 +178,14 @@ def context_settings(entry: TextModelEntry, length: int) -> ContextSettings:
 def short_context(entry: TextModelEntry, header: GgufHeader) -> ContextSettings:
     """Settings to measure speed with, whatever memory there is."""
     trained = header.context_length or UNKNOWN_CONTEXT
-    return context_settings(entry, entry.context_length or min(trained, UNKNOWN_CONTEXT))
+    length = entry.context_length or min(trained, UNKNOWN_CONTEXT)
+    return context_settings(entry, length, header.architecture)
 
 
 def cache_shape(settings: ContextSettings) -> CacheShape:
+    padding = 0 if settings.separate_caches else MOST_PADDING
     return CacheShape(
-        num_cells=settings.num_cells + MOST_PADDING,
+        num_cells=settings.num_cells + padding,
         num_sequences=settings.num_sequences + 1,  # one more, for saving and restoring
         batch_size=settings.batch_size,
         num_caches=settings.num_sequences + 1 if settings.separate_caches else 1,
@@ -192,3 +195,15 @@ def cache_shape(settings: ContextSettings) -> CacheShape:
         full_window=settings.full_window,
         mtp=settings.mtp,
     )
+
+
+def whole_state_bytes(header: GgufHeader, settings: ContextSettings) -> int:
+    """What a copy of a sequence takes that fills its context: cells, and recurrent states."""
+    shape = msgspec.structs.replace(
+        cache_shape(settings),
+        num_cells=settings.context_length,
+        num_sequences=1,
+        num_caches=1,
+        num_extra_states=0,
+    )
+    return sum(cache_bytes(header, shape))

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from models.tiny_gguf import F32, STRING, TinyModel, Value, tiny_gemma3, tiny_llama
+from models.tiny_gguf import F32, STRING, TinyModel, Value, tiny_gemma3, tiny_llama, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2
 from models.tiny_mtp import tiny_glm4
+from models.tiny_others import tiny_qwen4exp
 
 from localinfra.cli.doctor_settings import check_sharing, check_steps
 from localinfra.cli.main import main
+from localinfra.cli.memory import STATES, WHOLE_STATES
 from localinfra.config import settings as config_file
 from localinfra.footprint import GIB
 from localinfra.models import catalog, files, places
@@ -110,6 +112,15 @@ def test_show_and_doctor_say_how_large_steps_are(
         (tiny_lfm2, "", "shared up to saved states"),
         (tiny_lfm2, "parked_prefixes_mib = 0", "not shared: a saved state takes"),
         (tiny_gemma3, "parked_prefixes_mib = 0", "shared in any part"),
+        (tiny_llama, "separate_caches = true", WHOLE_STATES),
+        (
+            tiny_llama,
+            "separate_caches = true\nparked_prefixes_mib = 1\ncontext_length = 32768",
+            f"{WHOLE_STATES}, but one of 32,768 tokens takes about",
+        ),
+        (tiny_llama, "separate_caches = true\nparked_prefixes_mib = 0", "not shared: parked_"),
+        (tiny_mamba, "separate_caches = true", STATES),
+        (tiny_qwen4exp, "", WHOLE_STATES),
     ],
 )
 def test_show_and_doctor_say_how_prefixes_are_shared(

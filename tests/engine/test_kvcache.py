@@ -1,5 +1,6 @@
 """Which prefixes stay in the cells, over a fake backend that counts cells."""
 
+import pytest
 from fakes import FakeBackend
 
 from localinfra.engine.backend import Batch
@@ -30,3 +31,23 @@ def test_idle_cells_are_offloaded_even_if_a_sequence_ends_at_every_step() -> Non
         assert cache.num_used == backend.num_used
     assert most <= MANY_IDLE + 10 * 100
     assert cache.match(Prefix([0, *range(99)]), 99).num_known == 99
+
+
+@pytest.mark.parametrize("max_offloaded", [0, 100, 1000, 1 << 22])
+def test_prefixes_leave_in_pieces_from_their_ends(max_offloaded: int) -> None:
+    """Whether host memory has room for the pieces or not."""
+    backend = FakeBackend(num_cells=400, num_slots=20, batch_size=200, max_saved=16)
+    cache = KVCache(backend, max_offloaded)
+    for ending in (30, 70):
+        tokens = [*range(10), *[ending] * ending]
+        slot, length = cache.acquire(Prefix(tokens), len(tokens) - 1)
+        batch = Batch()
+        batch.extend(slot, length, tokens[length:], 0)
+        backend.decode(batch)
+        cache.advance(slot, len(tokens) - length)
+        cache.finish(slot, tokens)
+    assert cache.num_used == backend.num_used == 110
+    cache.relay()
+    assert cache.num_used == backend.num_used == 0
+    if max_offloaded > 1000:
+        assert cache.match(Prefix(tokens), len(tokens)).num_known == len(tokens)

@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from engine.test_keeping import Server, close
 from fakes import FakeBackend, collect, reference, run, running, settle, tokens
+from numpy.typing import NDArray
 
 from localinfra.engine import keeping
-from localinfra.engine.borders import BEFORE_END, INTERVAL
+from localinfra.engine.borders import BEFORE_END, INTERVAL, saved_positions
+from localinfra.engine.radix import Match
 from localinfra.engine.request import GenerationParams, GenerationRequest, SamplingParams
+from localinfra.engine.sequence import Sequence
 
 CONTEXT = 6000
 MIB = 1 << 20
@@ -112,6 +116,17 @@ def test_a_long_prompt_has_states_on_its_way() -> None:
             assert cached == INTERVAL
 
     run(test)
+
+
+@pytest.mark.parametrize("chunk", [0, 64])
+def test_states_with_all_cells_take_a_few_times_what_a_long_prompt_takes(chunk: int) -> None:
+    """And not as many times as there are states without them."""
+    sequence = Sequence(GenerationRequest([5] * (40 * INTERVAL), 1), 0)
+    whole = saved_positions(sequence, Match(), chunk, is_whole=True)
+    others = saved_positions(sequence, Match(), chunk)
+    assert max(whole) == max(others) and len(others) >= 40 and len(whole) >= 5
+    assert sum(whole) <= 3 * sequence.num_prompt
+    assert all(any(at <= 2 * before for before in whole) for at in whole - {min(whole)})
 
 
 def test_choices_compute_their_prompt_once() -> None:
@@ -222,6 +237,32 @@ def test_a_state_larger_than_all_of_the_room_drives_no_other_away() -> None:
             await ask(engine, long, 1)
             cached, *_ = await ask(engine, [*PROMPT[:-3], 5, 6, 7])
             assert cached == len(PROMPT) - BEFORE_END
+
+    run(test)
+
+
+def test_what_turned_out_to_be_too_large_is_not_copied_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = backend_of(shares_cells=False)
+    num_copied = 0
+    save_state = backend.save_state
+
+    def counted(slot: int) -> NDArray[np.uint8]:
+        nonlocal num_copied
+        num_copied += 1
+        return save_state(slot)
+
+    monkeypatch.setattr(backend, "save_state", counted)
+
+    async def test() -> None:
+        async with running(backend, max_offloaded=900) as engine:  # of 16 bytes for each token
+            for turn in range(5):
+                await ask(engine, [turn, *PROMPT])
+            assert num_copied == 1
+            await ask(engine, PROMPT[:30], 1)  # shorter ones fit
+            cached, *_ = await ask(engine, PROMPT[:45])
+            assert cached > 0
 
     run(test)
 

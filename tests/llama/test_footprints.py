@@ -9,6 +9,7 @@ from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 from models.tiny_latent import tiny_deepseek2
 from models.tiny_mtp import tiny_glm4
+from models.tiny_others import tiny_llama4
 
 from localinfra.footprint import CPU, MIB, Footprint
 from localinfra.llama.build_info import unused_features
@@ -108,12 +109,38 @@ def test_a_cache_takes_what_the_header_says(
     assert abs(measured - expected) <= PRECISION * len(lines)
 
 
-@pytest.mark.parametrize("make", [tiny_llama, six_gemma3, tiny_mamba, tiny_lfm2])
-def test_a_model_takes_about_what_is_expected(
-    make: Callable[[], TinyModel], tmp_path: Path
+@pytest.mark.parametrize("make", [tiny_llama, six_gemma3, tiny_mamba, tiny_lfm2, tiny_llama4])
+@pytest.mark.parametrize(("length", "sequences"), [(300, 4), (512, 7), (700, 64)])
+def test_separate_caches_take_what_the_header_says(
+    make: Callable[[], TinyModel],
+    length: int,
+    sequences: int,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = make().write(tmp_path / "tiny.gguf")
-    entry = TextModelEntry(source=PathSource(path), context_length=512, kv_cache_tokens=20_000)
+    entry = TextModelEntry(source=PathSource(path), sequences=sequences, separate_caches=True)
+    settings = context_settings(entry, length)
+    caplog.set_level("DEBUG", "localinfra.llama")
+    context = LlamaContext(Model(path, ModelSettings()), settings)
+    context.close()
+    lines = [line for line in caplog.messages if " KV buffer" in line or " RS buffer" in line]
+    [measured] = footprint_of(lines).bytes_on.values()
+    expected = sum(cache_bytes(read_header(path), cache_shape(settings)))
+    assert abs(measured - expected) <= PRECISION * len(lines)
+    assert context.num_cells == -(-length // 256) * 256 * sequences
+
+
+@pytest.mark.parametrize("make", [tiny_llama, six_gemma3, tiny_mamba, tiny_lfm2])
+@pytest.mark.parametrize("is_separate", [False, True])
+def test_a_model_takes_about_what_is_expected(
+    make: Callable[[], TinyModel], is_separate: bool, tmp_path: Path
+) -> None:
+    path = make().write(tmp_path / "tiny.gguf")
+    entry = TextModelEntry(
+        source=PathSource(path), context_length=2_000 if is_separate else 512,
+        kv_cache_tokens=20_000, separate_caches=is_separate,
+    )  # fmt: skip
     plan = plan_text("tiny", entry, path, read_header(path), {})
     context, _ = place("tiny", entry, plan)
     context.close()

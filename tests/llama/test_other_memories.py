@@ -1,25 +1,32 @@
 """Conversations with models whose memory is of a kind of its own: no turn is read twice."""
 
 import asyncio
+import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from llama.test_tiny_models import GREEDY
 from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2
 from models.tiny_others import OTHERS, tiny_llama4, tiny_plamo2
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
+from localinfra.engine.backend import Batch
 from localinfra.engine.borders import BEFORE_END, MIN_GAP
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings, GenerationRequest
+from localinfra.footprint import CPU
 from localinfra.llama.context import LlamaContext
-from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.model import Model, ModelSettings, NoContext
 from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import read_header
 from localinfra.models.sources import PathSource
+from localinfra.text import placing
+from localinfra.text.placing import TextPlan, place, plan_text
 from localinfra.text.sizing import sized
 
 # Sums of 32 bits: near-ties of random weights are too rare for a few hundred tokens.
@@ -82,6 +89,42 @@ def test_a_turn_begins_where_the_last_answer_ended(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("make", OTHERS)
+def test_logits_in_company_are_those_of_a_sequence_alone(
+    tmp_path: Path, make: Callable[[], TinyModel]
+) -> None:
+    path = make().write(tmp_path / "tiny.gguf")
+    entry = TextModelEntry(source=PathSource(path), sequences=3, threads=1, context_length=400)
+    found = sized(entry, read_header(path), 1 << 30, [])
+    settings = replace(found, batch_size=64, kv_type="f32", flash_attention=False)
+    context = LlamaContext(Model(path, ModelSettings()), settings)
+    chance = random.Random(3)
+    texts = [[chance.randrange(40, 190) for _ in range(90)] for _ in range(3)]
+
+    def logits(slots: list[int], sizes: list[int]) -> dict[tuple[int, int], NDArray[np.float32]]:
+        """Of each slot's tokens. `sizes` are those that it gets in a step."""
+        rows: dict[tuple[int, int], NDArray[np.float32]] = {}
+        at = dict.fromkeys(slots, 0)
+        while min(at.values()) < 90:
+            batch, names = Batch(), []
+            for slot in slots:
+                start = at[slot]
+                at[slot] = min(90, start + chance.choice(sizes))
+                batch.extend(slot, start, texts[slot][start : at[slot]], at[slot] - start)
+                names += [(slot, place) for place in range(start, at[slot])]
+            context.decode(batch)
+            rows |= {name: context.logits(row).copy() for row, name in enumerate(names)}
+        for slot in slots:
+            context.drop(slot, 0)
+        return rows
+
+    alone = logits([0], [1, 9]) | logits([1], [1, 9]) | logits([2], [1, 9])
+    for sizes in ([1], [1, 5, 20]):
+        together = logits([0, 1, 2], sizes)
+        assert max(np.abs(together[name] - alone[name]).max() for name in alone) < 1e-4
+    context.close()
+
+
 def test_drafts_are_taken_back_in_a_cache_of_ones_own(tmp_path: Path) -> None:
     """As in a shared one: the answers repeat themselves, so that guesses are made."""
     model = Model(tiny_llama().write(tmp_path / "tiny.gguf"), ModelSettings())
@@ -106,6 +149,29 @@ def test_llama_4_always_has_a_cell_for_each_token(tmp_path: Path) -> None:
     for cache in ("window", "auto", "full"):
         entry = TextModelEntry(source=PathSource(path), window_cache=cache)
         assert sized(entry, read_header(path), 1 << 20, []).full_window
+
+
+def test_plamo_2_stays_at_one_sequence_where_memory_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_plamo2(context_length=16_384).write(tmp_path / "tiny.gguf")
+    entry = TextModelEntry(source=PathSource(path), gpu_layers=0, separate_caches=True)
+    plan = plan_text("tiny", entry, path, read_header(path), {CPU: 1 << 40})
+    real = placing.load_with_layers
+
+    def load(
+        entry: TextModelEntry, plan: TextPlan, settings: ContextSettings, layers: int
+    ) -> tuple[LlamaContext, Model]:
+        if settings.context_length == plan.settings.context_length:
+            raise NoContext("no memory")
+        return real(entry, plan, settings, layers)
+
+    monkeypatch.setattr(placing, "load_with_layers", load)
+    context, _ = place("tiny", entry, plan)
+    assert context.context_length < plan.settings.context_length
+    assert context.num_sequences == plan.settings.num_sequences == 1
+    assert context.num_cells < 2 * context.context_length
+    context.close()
 
 
 def test_plamo_2_computes_one_sequence_at_a_time(tmp_path: Path) -> None:

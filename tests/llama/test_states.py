@@ -218,6 +218,10 @@ def test_any_moves_leave_each_slot_its_own_state(context: LlamaContext, seed: in
         held[spare] = []
         if slot == 0:
             break  # the others gave way
+    for slot in slots:
+        context.drop(slot, 0)
+        assert context.held(slot) == 0
+    assert not any(cells.num_held for cells in context._cells)
 
 
 def test_whatever_is_no_state_is_refused(context: LlamaContext) -> None:

@@ -258,7 +258,7 @@ def tiny_lfm2_with_windows() -> TinyModel:
     return completed("lfm2", 4, keys)
 
 
-def tiny_plamo2() -> TinyModel:
+def tiny_plamo2(context_length: int = 512) -> TinyModel:
     keys = {
         "attention.head_count": Value(ARRAY, [HEADS, 0], U32),
         "attention.head_count_kv": Value(ARRAY, [HEADS_KV, 0], U32),
@@ -269,7 +269,7 @@ def tiny_plamo2() -> TinyModel:
         "ssm.time_step_rank": Value(U32, 4),
         "ssm.group_count": Value(U32, 0),
     }
-    return completed("plamo2", 2, keys)
+    return completed("plamo2", 2, keys, context_length)
 
 
 OTHERS: list[Callable[[], TinyModel]] = [

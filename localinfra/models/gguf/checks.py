@@ -84,6 +84,18 @@ MAY_NOT_TURN = (
 )
 EXPERTS_ONLY = ("bailingmoe2", "grovemoe", "lfm2moe", "smallthinker")  # asserted by their graphs
 
+# Where the file must say how experts are scored, or llama.cpp aborts at the first token.
+SCORED = frozenset(
+    """bailingmoe2 bailingmoe3 deepseek32 deepseek4 dots1 dots3note exaone-moe hy_v4 kimi-k3
+    kimi-linear lfm2moe minimax-m2 minimax-m3 smallthinker""".split()
+)
+SCORINGS = range(1, 5)  # enum llama_expert_gating_func_type; 0 is left to the architecture
+
+# Positions have parts for height and width (M-RoPE); of others, GLM 4, where the file says so.
+GRID = ("qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen4exp", "paddleocr")
+# Keys are a latent vector and what is rotated of them, which cells hold as one.
+LATENT = ("deepseek2", "deepseek32", "dots3note", "glm-dsa", "glm5-next", "mistral4")
+
 F32 = 0
 F32_PARTS = ("_norm.", ".ssm_a", ".ssm_conv1d", ".shortconv.conv")  # of names
 STORED_ONLY_BY_ACCIDENT = {9: "q8_1", 15: "q8_K", 24: "i8", 25: "i16", 28: "f64"}  # no kernels
@@ -102,6 +114,7 @@ def problems(header: GgufHeader, tokenizer: GgufVocabulary, *, embeds: bool) -> 
     yield from _layers(header)
     yield from _experts(header)
     yield from _heads(header)
+    yield from (f"{problem}; {AGAIN}" for problem in _positions(header))
     yield from (f"{problem}; {AGAIN}" for problem in indexer_problems(header))
     yield from tensor_problems(header)
     if embeds and header.metadata.get("tokenizer.ggml.model") == "bert":
@@ -196,6 +209,9 @@ def _experts(header: GgufHeader) -> Iterator[str]:
             f"claims {experts} experts of which {used} are used, in {groups} groups of which "
             f"{groups_used} are used; {AGAIN}"
         )
+    scoring = header.number("expert_gating_func", 1)
+    if experts and scoring not in SCORINGS and (scoring or header.architecture in SCORED):
+        yield f"scores experts by a function {scoring} that llama.cpp doesn't have; {AGAIN}"
     names = {tensor.name for tensor in header.tensors}
     for layer, used in enumerate(header.per_layer("expert_used_count")):
         if experts and used == 0 and f"blk.{layer}.ffn_gate_inp.weight" in names:
@@ -235,6 +251,27 @@ def _heads(header: GgufHeader) -> Iterator[str]:
             yield f"has keys of {key} numbers and values of {value}; {AGAIN}"
         if header.architecture in EQUAL_HEADS - PARTIAL_ROPE and rope != key:
             yield f"rotates {rope} of a head's {key} numbers (rope.dimension_count); {AGAIN}"
+
+
+def _positions(header: GgufHeader) -> Iterator[str]:
+    """Of the parts of a head that are rotated, each by another number."""
+    architecture, number = header.architecture, header.number
+    array = header.metadata.get(f"{architecture}.rope.dimension_sections")
+    values = array.values if isinstance(array, Array) else None
+    parts = [part for part in values or () if isinstance(part, int)]
+    is_empty = architecture in GRID and not any(parts[:3])
+    if array is not None and (
+        is_empty or min(parts, default=0) < 0 or sum(parts) > header.key_length
+    ):
+        yield f"rotates parts {parts} of a head's {header.key_length} numbers"
+    turned = number("rope.dimension_count")
+    for suffix in ("", "_swa"):
+        rank, length = (
+            number(f"attention.{name}{suffix}") for name in ("kv_lora_rank", "key_length")
+        )
+        if architecture in LATENT and number(f"attention.key_length_mla{suffix}"):
+            if rank + turned != length:
+                yield f"has keys of {length} numbers, not {rank} and {turned}"
 
 
 def tensor_problems(header: GgufHeader) -> Iterator[str]:

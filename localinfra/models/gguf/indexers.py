@@ -15,6 +15,7 @@ SHARED = {"dots3note", "glm-dsa", "glm5-next"}
 
 MOST_POOLED = 64  # tokens of a block of Qwen 4
 STREAMS = 4  # of hyper-connections
+MOST_ITERATIONS = 32  # of Sinkhorn's for them; the known models have 20, and each is in the graph
 
 
 def indexer_problems(header: GgufHeader) -> Iterator[str]:
@@ -25,6 +26,11 @@ def indexer_problems(header: GgufHeader) -> Iterator[str]:
             yield f"has an indexer's keys of {length} numbers, no multiple of {ROW_MULTIPLE}"
     if architecture in SHARED:
         yield from _shared(header)
+    if architecture == "deepseek4" and header.key_length != header.value_length:
+        yield f"has keys of {header.key_length} numbers and values of {header.value_length}"
+    iterations = number("hyper_connection.sinkhorn_iterations")
+    if not 0 < iterations <= MOST_ITERATIONS and architecture in ("deepseek4", "glm5-next"):
+        yield f"mixes residual streams in {iterations} iterations, not 1 to {MOST_ITERATIONS}"
     if architecture == "glm5-next":
         pooled, best = number("attention.indexer.kpool"), number("attention.indexer.top_k")
         if pooled <= 1 or best % pooled:
