@@ -29,6 +29,7 @@ VALUES_PER_STEP = 1 << 15  # that are looked at
 NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 CLOSED_BY = {ord("]"): ord("["), ord("}"): ord("{")}
 BYTE = re.compile(r" \(byte (\d{1,18})\)$")  # where msgspec gave up
+PLACE = re.compile(r" - at .*\Z", re.DOTALL)
 # What must not be cut off from what follows: half of an escape, or the first of two surrogates.
 UNFINISHED = re.compile(rb"(?:\\u[dD][89abAB][0-9a-fA-F]{2})?(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z")
 MAX_UNFINISHED = 12  # bytes
@@ -66,9 +67,11 @@ def values_of(body: Body) -> Steps[Read]:
             texts[pieces.new_name()] = yield from _text(view, start, end)
         pieces.add(piece, view)
         yield
-    if texts:
-        yield from _fill(pieces.whole, texts)
-    return Read(pieces.whole, bool(texts))
+    if not texts:
+        return Read(pieces.whole)
+    root = [pieces.whole]  # which may be a long string itself
+    yield from _fill(root, texts)
+    return Read(root[0], has_long=True)
 
 
 # --- cutting --------------------------------------------------------------------------------------
@@ -244,8 +247,8 @@ class _Joined:
         text += self._closing(piece.after)
         try:
             return msgspec.json.decode(text)
-        except msgspec.ValidationError:
-            raise
+        except msgspec.ValidationError as error:  # a number, at a place in this piece
+            raise msgspec.ValidationError(PLACE.sub("", str(error))) from None
         except msgspec.DecodeError as error:
             raise moved(error, places) from None
 
@@ -325,9 +328,9 @@ def _end_of_part(body: memoryview, start: int, end: int) -> int:
     return end
 
 
-def _fill(whole: Any, texts: dict[str, str]) -> Steps[None]:
+def _fill(root: list[Any], texts: dict[str, str]) -> Steps[None]:
     """Puts the long strings where their names are."""
-    left = [whole]
+    left: list[Any] = [root]
     num_seen = 0
     while left:
         node = left.pop()
@@ -337,8 +340,10 @@ def _fill(whole: Any, texts: dict[str, str]) -> Steps[None]:
         num_seen += len(node)
         places: Any = enumerate(node)
         if isinstance(node, dict):
-            for name in texts.keys() & node.keys():
-                node[texts[name]] = node.pop(name)
+            if not texts.keys().isdisjoint(node):  # anew, for their order
+                items = [(texts.get(name, name), value) for name, value in node.items()]
+                node.clear()
+                node.update(items)
             places = node.items()
         for place, value in places:
             if isinstance(value, str):
