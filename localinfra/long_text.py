@@ -71,4 +71,5 @@ def _largest(text: str, known: int) -> int:
             return 0xFF
         except UnicodeEncodeError:
             pass
-    return 0xFFFF if len(text.encode("utf-16-le")) == 2 * len(text) else 0x10FFFF
+    utf_16 = text.encode("utf-16-le", "surrogatepass")  # a template may write half a character
+    return 0xFFFF if len(utf_16) == 2 * len(text) else 0x10FFFF

@@ -29,6 +29,11 @@ def test_any_characters_are_joined(first: str, last: str, monkeypatch: pytest.Mo
     assert text.encode() == expected.encode() and {text: 1}[expected] == 1
 
 
+def test_halves_of_characters_are_joined_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_text, "AT_ONCE_CHARS", 2)
+    assert all_of(["abc", "\ud83d", "\ude00"]) == "abc\ud83d\ude00"
+
+
 def test_a_long_text_is_nobody_else_s_and_can_be_given_up() -> None:
     parts = ["word " * 50_000] * 10
     text = all_of(parts)
