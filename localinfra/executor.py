@@ -10,13 +10,14 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from localinfra.errors import QueueFull
 from localinfra.shares import TurnNumbers, current_client, has_room
+from localinfra.steps import Steps
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ class _Turns:
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
 
 
-async def in_turns(steps: Generator[None, None, T]) -> T:
+async def in_turns(steps: Steps[T]) -> T:
     """The result of work that may be interrupted where it yields: other things have their turn
     every few milliseconds. However many there are, one works at a time, and one of those that are
     long, so that their memory doesn't add up."""
@@ -146,7 +147,7 @@ async def in_turns(steps: Generator[None, None, T]) -> T:
                 return ended.value  # type: ignore[no-any-return]
 
 
-def _turn(steps: Generator[None, None, Any]) -> StopIteration | None:
+def _turn(steps: Steps[Any]) -> StopIteration | None:
     """Works for a turn. What ended it, if this is all, has the result."""
     started_s = time.perf_counter()
     try:

@@ -1,13 +1,14 @@
 """Work on the event loop in steps: whose turn it is, and what is left of work that is given up."""
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
 from localinfra import executor
 from localinfra.executor import SHORT_TURNS, in_turns
+from localinfra.steps import Steps
 
 LONG = 4 * SHORT_TURNS  # steps
 
@@ -29,7 +30,7 @@ class Works:
         self.ended: list[str] = []
         self._turn = 0
 
-    def work(self, name: str, num_steps: int) -> Generator[None, None, str]:
+    def work(self, name: str, num_steps: int) -> Steps[str]:
         try:
             for _ in range(num_steps):
                 self.steps.append((name, self._turn))
@@ -88,7 +89,7 @@ def test_who_gives_up_stands_in_nobody_s_way() -> None:
 
 
 def test_an_error_ends_its_own_work_alone() -> None:
-    def failing() -> Generator[None, None, str]:
+    def failing() -> Steps[str]:
         for _ in range(LONG):
             yield
         raise ValueError("broken")

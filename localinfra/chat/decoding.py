@@ -8,16 +8,14 @@ Long strings are taken out of the pieces and decoded in parts. Pure.
 
 import re
 import secrets
-from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from localinfra.long_text import joined
+from localinfra.steps import Steps
 
-T = TypeVar("T")
-# Work that may be interrupted where it yields. Returns its result.
-Steps: TypeAlias = Generator[None, None, T]
 Body: TypeAlias = bytes | bytearray
 Container: TypeAlias = list[Any] | dict[str, Any]
 
@@ -33,15 +31,6 @@ PLACE = re.compile(r" - at .*\Z", re.DOTALL)
 # What must not be cut off from what follows: half of an escape, or the first of two surrogates.
 UNFINISHED = re.compile(rb"(?:\\u[dD][89abAB][0-9a-fA-F]{2})?(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z")
 MAX_UNFINISHED = 12  # bytes
-
-
-def done(steps: Steps[T]) -> T:
-    """The result of all steps, without a pause."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
 
 
 class Read(NamedTuple):

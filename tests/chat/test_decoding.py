@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from localinfra.chat import decoding
-from localinfra.chat.decoding import PIECE_BYTES, done, values_of
+from localinfra.chat.decoding import PIECE_BYTES, values_of
+from localinfra.steps import done
 
 TEXTS = [
     "",
