@@ -165,3 +165,16 @@ def test_no_step_takes_more_than_a_few_pieces(body: bytes, monkeypatch: pytest.M
     num_steps = sum(1 for _ in steps)
     assert sum(sizes) < 1.5 * len(body) + PIECE_BYTES
     assert max(sizes) < 3 * PIECE_BYTES and num_steps >= len(body) // (2 * PIECE_BYTES)
+
+
+@pytest.mark.parametrize("filling", [b'"', b'"a" ', b'\\\\"'])
+@pytest.mark.parametrize("start", [b"", b"[1,", b'{"a":["b', b'["", "'])
+def test_what_is_no_json_is_not_looked_at_further(start: bytes, filling: bytes) -> None:
+    body = start + filling * (100 * PIECE_BYTES)
+    with pytest.raises(msgspec.DecodeError) as expected:
+        msgspec.json.decode(body)
+    num_steps = 0
+    with pytest.raises(msgspec.DecodeError) as caught:
+        for _ in values_of(body):
+            num_steps += 1
+    assert str(caught.value) == str(expected.value) and num_steps < 5
