@@ -10,16 +10,19 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from localinfra.errors import QueueFull
 from localinfra.shares import TurnNumbers, current_client, has_room
+from localinfra.steps import Steps
 
 T = TypeVar("T")
 
 TURN_S = 0.002  # of work on the event loop
+SHORT_TURNS = 5  # after which work counts as long: 10 ms, a few megabytes
 AGEING = 1000  # units of size that a waiting job gains on each later arrival
 LARGE_SHARE = 8  # one in so many queue places may hold a large job: one takes as long as many small
 
@@ -112,18 +115,48 @@ async def give_way() -> None:
     await asyncio.sleep(0)
 
 
-async def in_turns(steps: Generator[None, None, T]) -> T:
+class _Turns:
+    """Whose turn it is among works on one event loop that take longer than one."""
+
+    def __init__(self) -> None:
+        self.next = asyncio.Lock()  # the one that goes on after this turn of the loop
+        self.long = asyncio.Lock()  # the one that may go on for long
+
+
+# A lock that was waited for keeps its loop, but only tests have more than one.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
+
+
+async def in_turns(steps: Steps[T]) -> T:
     """The result of work that may be interrupted where it yields: other things have their turn
-    every few milliseconds."""
-    started_s = time.perf_counter()
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        if time.perf_counter() - started_s > TURN_S:
+    every few milliseconds. However many there are, one works at a time, and one of those that are
+    long, so that their memory doesn't add up."""
+    if ended := _turn(steps):
+        return ended.value  # type: ignore[no-any-return]
+    turns = _turns.setdefault(asyncio.get_running_loop(), _Turns())
+    for _ in range(SHORT_TURNS):
+        async with turns.next:
             await give_way()
-            started_s = time.perf_counter()
+        if ended := _turn(steps):
+            return ended.value  # type: ignore[no-any-return]
+    async with turns.long:
+        while True:
+            async with turns.next:
+                await give_way()
+            if ended := _turn(steps):
+                return ended.value  # type: ignore[no-any-return]
+
+
+def _turn(steps: Steps[Any]) -> StopIteration | None:
+    """Works for a turn. What ended it, if this is all, has the result."""
+    started_s = time.perf_counter()
+    try:
+        while True:
+            next(steps)
+            if time.perf_counter() - started_s > TURN_S:
+                return None
+    except StopIteration as end:
+        return end
 
 
 class BoundedExecutor:

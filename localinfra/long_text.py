@@ -5,7 +5,9 @@ Owns strings that are not full yet, and shows them to nobody.
 """
 
 import ctypes
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+
+from localinfra.steps import Steps, done
 
 AT_ONCE_CHARS = 1 << 20  # joined in 2 ms
 
@@ -23,7 +25,7 @@ _release = ctypes.pythonapi.Py_DecRef
 _release.restype, _release.argtypes = None, (ctypes.c_void_p,)
 
 
-def joined(parts: Sequence[str]) -> Generator[None, None, str]:
+def joined(parts: Sequence[str]) -> Steps[str]:
     """`"".join(parts)`, interrupted after each million characters. Raises MemoryError."""
     num_chars = sum(map(len, parts))
     if num_chars <= AT_ONCE_CHARS:
@@ -49,12 +51,7 @@ def joined(parts: Sequence[str]) -> Generator[None, None, str]:
 
 def join(parts: Sequence[str]) -> str:
     """The same for threads, where others run between the steps."""
-    steps = joined(parts)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+    return done(joined(parts))
 
 
 def _largest(text: str, known: int) -> int:
@@ -71,4 +68,5 @@ def _largest(text: str, known: int) -> int:
             return 0xFF
         except UnicodeEncodeError:
             pass
-    return 0xFFFF if len(text.encode("utf-16-le")) == 2 * len(text) else 0x10FFFF
+    utf_16 = text.encode("utf-16-le", "surrogatepass")  # a template may write half a character
+    return 0xFFFF if len(utf_16) == 2 * len(text) else 0x10FFFF

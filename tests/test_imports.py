@@ -16,7 +16,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"long_text", "scratch"},
+        {"steps", "scratch"},
+        {"long_text"},
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
         | {"nvidia_libraries", "outlet", "shares", "wheels"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}

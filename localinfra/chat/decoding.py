@@ -8,16 +8,14 @@ Long strings are taken out of the pieces and decoded in parts. Pure.
 
 import re
 import secrets
-from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from localinfra.long_text import joined
+from localinfra.steps import Steps
 
-T = TypeVar("T")
-# Work that may be interrupted where it yields. Returns its result.
-Steps: TypeAlias = Generator[None, None, T]
 Body: TypeAlias = bytes | bytearray
 Container: TypeAlias = list[Any] | dict[str, Any]
 
@@ -29,18 +27,10 @@ VALUES_PER_STEP = 1 << 15  # that are looked at
 NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 CLOSED_BY = {ord("]"): ord("["), ord("}"): ord("{")}
 BYTE = re.compile(r" \(byte (\d{1,18})\)$")  # where msgspec gave up
+PLACE = re.compile(r" - at .*\Z", re.DOTALL)
 # What must not be cut off from what follows: half of an escape, or the first of two surrogates.
 UNFINISHED = re.compile(rb"(?:\\u[dD][89abAB][0-9a-fA-F]{2})?(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z")
 MAX_UNFINISHED = 12  # bytes
-
-
-def done(steps: Steps[T]) -> T:
-    """The result of all steps, without a pause."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
 
 
 class Read(NamedTuple):
@@ -66,9 +56,11 @@ def values_of(body: Body) -> Steps[Read]:
             texts[pieces.new_name()] = yield from _text(view, start, end)
         pieces.add(piece, view)
         yield
-    if texts:
-        yield from _fill(pieces.whole, texts)
-    return Read(pieces.whole, bool(texts))
+    if not texts:
+        return Read(pieces.whole)
+    root = [pieces.whole]  # which may be a long string itself
+    yield from _fill(root, texts)
+    return Read(root[0], has_long=True)
 
 
 # --- cutting --------------------------------------------------------------------------------------
@@ -115,7 +107,8 @@ def cut(body: memoryview) -> Iterator[BodyPiece | None]:
             start, is_long = at + len(parts[0]), False
         outside = slice(int(is_in_string), None, 2)
         comma = _last_comma(parts, is_in_string)
-        is_wrong = not _track(brackets, b"".join(_head(parts, comma)[outside]))
+        is_wrong = _lacks_signs(parts[outside])
+        is_wrong = is_wrong or not _track(brackets, b"".join(_head(parts, comma)[outside]))
         if comma and brackets and not is_wrong:
             end = at + comma.offset
             yield BodyPiece([*spans, BodySpan(start, end)], before, bytes(brackets))
@@ -176,6 +169,13 @@ def _tail(parts: list[bytes], comma: _Comma | None) -> list[bytes]:
     if not comma:
         return []
     return [*[b""] * comma.part, parts[comma.part][comma.at :], *parts[comma.part + 1 :]]
+
+
+def _lacks_signs(outside: list[bytes]) -> bool:
+    """Whether there are strings without a comma or a colon between them. To look at 16 MB of quotes
+    would take two seconds."""
+    between = b"".join(outside[1:-1])
+    return between.count(b",") + between.count(b":") < len(outside) - 2
 
 
 def _track(brackets: bytearray, outside: bytes) -> bool:
@@ -244,8 +244,8 @@ class _Joined:
         text += self._closing(piece.after)
         try:
             return msgspec.json.decode(text)
-        except msgspec.ValidationError:
-            raise
+        except msgspec.ValidationError as error:  # a number, at a place in this piece
+            raise msgspec.ValidationError(PLACE.sub("", str(error))) from None
         except msgspec.DecodeError as error:
             raise moved(error, places) from None
 
@@ -325,9 +325,9 @@ def _end_of_part(body: memoryview, start: int, end: int) -> int:
     return end
 
 
-def _fill(whole: Any, texts: dict[str, str]) -> Steps[None]:
+def _fill(root: list[Any], texts: dict[str, str]) -> Steps[None]:
     """Puts the long strings where their names are."""
-    left = [whole]
+    left: list[Any] = [root]
     num_seen = 0
     while left:
         node = left.pop()
@@ -337,8 +337,10 @@ def _fill(whole: Any, texts: dict[str, str]) -> Steps[None]:
         num_seen += len(node)
         places: Any = enumerate(node)
         if isinstance(node, dict):
-            for name in texts.keys() & node.keys():
-                node[texts[name]] = node.pop(name)
+            if not texts.keys().isdisjoint(node):  # anew, for their order
+                items = [(texts.get(name, name), value) for name, value in node.items()]
+                node.clear()
+                node.update(items)
             places = node.items()
         for place, value in places:
             if isinstance(value, str):

@@ -3,10 +3,11 @@ ends takes 50 ms. Pure."""
 
 import re
 import secrets
-from collections.abc import Generator
 from typing import Any
 
 import msgspec
+
+from localinfra.steps import Steps, done
 
 SLICE_CHARS = 1 << 17  # of a long string, encoded in 1 ms
 VALUES_PER_STEP = 1 << 15  # that are looked at
@@ -15,7 +16,7 @@ HOLDING = (str, list, dict)  # values that may be long
 encode = msgspec.json.Encoder().encode
 
 
-def json_parts(value: object) -> Generator[None, None, list[bytes]]:
+def json_parts(value: object) -> Steps[list[bytes]]:
     """The JSON of a value, as `msgspec.json.encode` makes it. Work may be interrupted where this
     yields. Raises its errors."""
     mark = secrets.token_hex(16)  # which no client can know
@@ -48,7 +49,7 @@ def json_parts(value: object) -> Generator[None, None, list[bytes]]:
     return parts
 
 
-def _take_out(root: list[Any], mark: str, taken: list[str | bytes]) -> Generator[None, None, None]:
+def _take_out(root: list[Any], mark: str, taken: list[str | bytes]) -> Steps[None]:
     """Puts names in the place of long strings."""
 
     def short(text: str) -> str:
@@ -107,9 +108,4 @@ def _has_long(value: object) -> bool:
 
 def all_parts(value: object) -> list[bytes]:
     """`json_parts`, for threads."""
-    steps = json_parts(value)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+    return done(json_parts(value))

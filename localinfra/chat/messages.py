@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from localinfra.chat.decoding import done, values_of
+from localinfra.chat.decoding import values_of
 from localinfra.chat.encoding import json_of
 from localinfra.chat.unread import note_for
 from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.steps import done
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from localinfra.chat.decoding import done, values_of
+from localinfra.chat.decoding import values_of
 from localinfra.chat.forms import SHORT_ID
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
+from localinfra.steps import done
 
 WORD = re.compile(r"Kw(?:\d+(?:c\d+)?|told)vj")  # stands for a text or a function's name
 TOLD = "Kwtoldvj"  # stands for an instruction about tools

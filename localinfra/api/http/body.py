@@ -25,7 +25,7 @@ from localinfra.api.http.liberal import (
 from localinfra.api.http.refusals import refusing
 from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, described, lighten, shape_of
 from localinfra.api.http.weight import MAX_DEPTH, MAX_NESTED, MAX_VALUES, Weight
-from localinfra.chat.decoding import Body, Read, Steps, done, values_of
+from localinfra.chat.decoding import Body, Read, values_of
 from localinfra.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -34,6 +34,7 @@ from localinfra.errors import (
     UnsupportedMediaType,
 )
 from localinfra.executor import in_turns
+from localinfra.steps import Steps, done
 
 T = TypeVar("T", bound=msgspec.Struct)
 AnyBytes = TypeVar("AnyBytes", bytes, bytearray)

@@ -27,9 +27,10 @@ from localinfra.api.http.body import (
 from localinfra.api.http.liberal import field_decoders
 from localinfra.api.http.state import AppState
 from localinfra.api.http.weight import MAX_VALUES, Weight, is_too_deep
-from localinfra.chat.decoding import Body, Steps, done
+from localinfra.chat.decoding import Body
 from localinfra.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 from localinfra.executor import in_turns
+from localinfra.steps import Steps, done
 
 T = TypeVar("T", bound=msgspec.Struct)
 

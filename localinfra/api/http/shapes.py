@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from localinfra.chat.decoding import Steps
 from localinfra.chat.encoding import json_parts
 from localinfra.chat.messages import JSON_TEXT
 from localinfra.long_text import joined
+from localinfra.steps import Steps
 
 MAX_LOOKED_AT = 10_000  # objects per body, which take 10 ms
 MAX_MENDED = 1 << 15  # values that may have to be mended: 15 ms
