@@ -43,6 +43,7 @@ MAX_FAILED_STARTS = 5  # in a row
 PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)  # before each start after a failed one
 MAX_DEATHS_A_MINUTE = 30  # of servers that had started; more wait
 LONG_PAUSE_S = 10.0
+GATHERING_MS = 20  # between two looks at new connections, which lie in the channel meanwhile
 MOST_REPORT_BYTES = 1 << 20
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -181,15 +182,20 @@ class Supervisor:
 
     def _ended(self, process: "subprocess.Popen[bytes]") -> int:
         """Keeps the server's connections until its end; returns its status."""
-        waits = select.poll()
-        waits.register(self._wakes, select.POLLIN)
-        waits.register(self._heir.fileno(), select.POLLIN)
+        both, signals = select.poll(), select.poll()
+        both.register(self._wakes, select.POLLIN)
+        both.register(self._heir.fileno(), select.POLLIN)
+        signals.register(self._wakes, select.POLLIN)
+        waits, pause_ms = both, None
         while (status := process.poll()) is None:
-            for descriptor, _ in waits.poll():
-                if descriptor == self._wakes:
-                    os.read(self._wakes, 4096)
-                elif not self._heir.receive():
-                    waits.unregister(descriptor)
+            ready = [descriptor for descriptor, _ in waits.poll(pause_ms)]
+            if self._wakes in ready:
+                os.read(self._wakes, 4096)
+            if waits is both and ready != [self._wakes]:
+                is_open = self._heir.receive()
+                waits, pause_ms = signals, GATHERING_MS if is_open else None
+            elif pause_ms:
+                waits, pause_ms = both, None
         return status
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

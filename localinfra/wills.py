@@ -60,32 +60,32 @@ class Wills:
         self._channel = channel
         self._memory = mmap.mmap(memory, SIZE)
         self._free = list(reversed(range(MAX_WILLS)))
-        self._closed: list[int] = []  # places that the parent has not been told of
+        self._closed: list[int] = []  # places whose connections the parent still keeps
 
     def open(self, descriptor: int) -> Will | None:
         """Has the parent keep the connection, until `close`. None if that is not possible now."""
-        if not self._tell_closed() or not self._free:
+        places = self._closed or self._free  # it drops one for the other: one message for both
+        if not places or not self._send(KEEP, places[-1], descriptor):
             return None
-        message = MESSAGE.pack(KEEP, self._free[-1])
-        try:
-            socket.send_fds(self._channel, [message], [descriptor])
-        except OSError:  # the channel is full, or the parent gone
-            return None
-        return Will(self._memory, self._free.pop())
+        return Will(self._memory, places.pop())
 
     def close(self, will: Will) -> None:
         """The connection has been shut down."""
         will.revoke()
         self._closed.append(will.place)
-        self._tell_closed()
 
-    def _tell_closed(self) -> bool:
-        while self._closed:
-            try:
-                self._channel.send(MESSAGE.pack(DROP, self._closed[-1]))
-            except OSError:
-                return False
+    def tell_closed(self) -> None:
+        """Call now and then: the parent drops what was closed."""
+        while self._closed and self._send(DROP, self._closed[-1]):
             self._free.append(self._closed.pop())
+
+    def _send(self, kind: int, place: int, *descriptors: int) -> bool:
+        """False if the channel is full, or the parent gone. Never waits."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", d)) for d in descriptors]
+        try:
+            self._channel.sendmsg([MESSAGE.pack(kind, place)], rights)
+        except OSError:
+            return False
         return True
 
 
@@ -189,13 +189,12 @@ def say(connection: socket.socket, text: bytes) -> bool:
     try:
         is_said = connection.send(text) == len(text)
         connection.shutdown(socket.SHUT_WR)
+    except OSError:  # the client has left, or read nothing for long
+        return False
+    with contextlib.suppress(OSError):  # there is nothing more to read
         for _ in range(DRAINED_BYTES >> 16):
             if not connection.recv(1 << 16):
                 break
-    except BlockingIOError:
-        pass  # nothing more to read
-    except OSError:
-        return False
     return is_said
 
 

@@ -142,6 +142,24 @@ def test_fifty_at_once_are_told_and_nothing_of_them_stays(fresh: Supervised) -> 
     wait_for_descriptors(fresh, floor)
 
 
+def test_who_follows_an_answer_from_outside_is_told(fresh: Supervised) -> None:
+    floor = num_descriptors(fresh)
+    body: dict[str, Any] = {"messages": MESSAGES, "stream": True, "background": True}
+    with asked(fresh, "/v1/chat/completions", body) as connection:
+        id = connection.getresponse().headers["x-request-id"]
+        wait_for_descriptors(fresh, floor + 1)
+    wait_for_descriptors(fresh, floor)
+    follower = http.client.HTTPConnection("127.0.0.1", fresh.port, timeout=600)
+    with contextlib.closing(follower):
+        follower.request("GET", f"/v1/requests/{id}/events")
+        response = follower.getresponse()
+        assert response.status == 200
+        wait_for_descriptors(fresh, floor + 1)  # it takes a while
+        assert fresh.ask("GET", "/health")[0] == 200
+        fresh.kill_server()
+        assert b"ended unexpectedly" in response.read()
+
+
 def test_connections_are_kept_while_they_are_open_and_closed_if_they_wait(
     fresh: Supervised,
 ) -> None:

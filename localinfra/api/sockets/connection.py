@@ -63,7 +63,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.url = b""
         self.registry = connections
-        self._last_words = LastWords(wills, server_state)
+        self._last_words = LastWords(wills)
         self.running: RequestResponseCycle | None = None  # being answered
         self._refusal: ApiError | None = None
         self._refusal_answer = b""  # sent once earlier requests are answered

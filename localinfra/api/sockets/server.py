@@ -72,6 +72,8 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % CHECK_TICKS == 0:
             self.open.check(asyncio.get_running_loop().time())
+            if self.wills is not None:
+                self.wills.tell_closed()
         if counter % RENEWAL_TICKS == 0:
             self.renewal.look(self.open.settings)
         return await super().on_tick(counter)
