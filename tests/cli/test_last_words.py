@@ -176,16 +176,48 @@ def test_connections_are_kept_while_they_are_open_and_closed_if_they_wait(
     wait_for_descriptors(fresh, floor)
 
 
-def test_a_client_is_not_kept_by_the_supervisor_once_its_connection_is_closed(
+def raw(body: bytes, *heads: str) -> bytes:
+    lines = ["POST /v1/completions HTTP/1.1", "host: localhost", "content-type: application/json"]
+    lines += [f"content-length: {len(body)}", *heads, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+@contextlib.contextmanager
+def sent(process: Supervised, data: bytes) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", process.port), timeout=600) as connection:
+        connection.sendall(data)
+        yield connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+def test_a_connection_ends_with_its_answer_though_the_supervisor_holds_it(
     fresh: Supervised,
 ) -> None:
-    body = json.dumps({"model": "tiny", "prompt": "Hi", "max_tokens": 1})
-    head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
-    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", fresh.port)) as raw:
-        raw.sendall((head + body).encode())
-        data = b"".join(iter(lambda: raw.recv(1 << 16), b""))  # to the end of the connection
+    body = json.dumps({"model": "tiny", "prompt": "Hi", "max_tokens": 1}).encode()
+    with sent(fresh, raw(body, "connection: close")) as connection:
+        data = rest(connection)
     assert data.startswith(b"HTTP/1.1 200") and b'"usage"' in data
+
+
+def test_of_pipelined_requests_the_first_is_told(fresh: Supervised) -> None:
+    request = raw(json.dumps({"model": "tiny", **COMPLETION}).encode())
+    with sent(fresh, request * 2) as connection:
+        wait_until_running(fresh, 1)
+        fresh.kill_server()
+        data = rest(connection)
+    assert data.count(b"HTTP/1.1 ") == 1 and data.startswith(b"HTTP/1.1 503")
+
+
+def test_who_is_still_sending_is_told_nothing(fresh: Supervised) -> None:
+    request = raw(json.dumps({"model": "tiny", **COMPLETION}).encode())
+    with sent(fresh, request[:-1]) as connection:
+        wait_until_running(fresh, 1)
+        fresh.kill_server()
+        with contextlib.suppress(ConnectionResetError):
+            assert rest(connection) == b""
 
 
 def test_what_ends_by_a_signal_tells_nobody_to_try_again(tmp_path: Path) -> None:
@@ -193,7 +225,7 @@ def test_what_ends_by_a_signal_tells_nobody_to_try_again(tmp_path: Path) -> None
         with asked(process, COMPLETIONS, COMPLETION) as connection:
             wait_until_running(process, 1)
             process.popen.terminate()
-            process.wait_for_line("Finishing 1 running")
+            process.wait_for_line("Finishing")
             process.popen.terminate()
             with pytest.raises((OSError, http.client.HTTPException)):
                 answer(connection)

@@ -19,6 +19,7 @@ from localinfra.errors import ServerDied
 from localinfra.wills import Will, Wills
 
 SLOW_S = 0.1  # after which a GET is no quick one
+LAST_CHUNK = b"0\r\n\r\n"  # other data may end so, too: then nothing may follow for a while
 ANY_ID = "#" * 32  # a place for one; ids have no such character
 
 
@@ -74,12 +75,19 @@ class LastWords:
     # What a cycle calls of its transport
 
     def write(self, data: bytes) -> None:
-        if self._will is not None:
-            self._will.revoke()
-            if not self._is_settling and self._cycle and self._cycle.chunked_encoding:
-                self._is_settling = True
-                asyncio.get_running_loop().call_soon(self._settle)  # the loop has sent it then
+        will = self._will
+        if will is None:
+            self._transport.write(data)
+            return
+        will.revoke()
         self._transport.write(data)
+        if data.endswith(LAST_CHUNK):
+            return
+        if self._is_for_stream and not self._transport.get_write_buffer_size():
+            will.renew()  # it is sent already
+        elif self._cycle is not None and self._cycle.chunked_encoding and not self._is_settling:
+            self._is_settling = True
+            asyncio.get_running_loop().call_soon(self._settle)
 
     def close(self) -> None:
         self._transport.close()
@@ -97,7 +105,7 @@ class LastWords:
         if self._is_for_stream:
             will.renew()
         elif event := self._event(cycle):
-            will.make(b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event))
+            will.make(b"%x\r\n%b\r\n%b" % (len(event), event, LAST_CHUNK))
             self._is_for_stream = True
 
     def _event(self, cycle: RequestResponseCycle) -> bytes | None:
