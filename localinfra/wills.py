@@ -108,7 +108,8 @@ class Heir:
     def testator(self) -> Iterator[Sequence[int]]:
         """Descriptors for a new server's `Wills`: channel and memory. Close them here once it has
         them, by leaving the block."""
-        self._memory[:] = bytes(SIZE)
+        self._file.truncate(0)  # all zeros then, without a page of them
+        self._file.truncate(SIZE)
         self._channel, end = socket.socketpair()
         self._channel.setblocking(False)
         with end:
