@@ -231,12 +231,12 @@ class ServerDied(ApiError):
 
     status, type, code = 503, "server_error", "server_died"
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The server ended unexpectedly while it worked on this request. It is started again: "
-            "try again.",
-            retry_after_s=1,
-        )
+    def __init__(
+        self,
+        message: str = "The server ended unexpectedly while it worked on this request. It is "
+        "started again: try again.",
+    ) -> None:
+        super().__init__(message, retry_after_s=1)
 
 
 class EngineFailed(ApiError):
