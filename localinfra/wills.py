@@ -142,7 +142,7 @@ class Heir:
             self._take(kind, place, descriptors)
             return True
         for descriptor in descriptors:
-            os.close(descriptor)
+            close(descriptor)
         self._close_channel()
         return False
 
@@ -153,12 +153,12 @@ class Heir:
 
     def _take(self, kind: int, place: int, descriptors: Sequence[int]) -> None:
         if (old := self._kept.pop(place, None)) is not None:
-            os.close(old)
+            close(old)
         for descriptor in descriptors:
             if kind == KEEP and place < MAX_WILLS and len(self._kept) < self._most:
                 self._kept[place] = descriptor
             else:
-                os.close(descriptor)
+                close(descriptor)
 
     def settle(self, *, is_told: bool) -> int:
         """After the server's end: writes what may be written, if clients are to be told, and closes
@@ -197,6 +197,11 @@ def say(connection: socket.socket, text: bytes) -> bool:
             if not connection.recv(1 << 16):
                 break
     return is_said
+
+
+def close(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # some systems report here that the client has reset it
+        os.close(descriptor)
 
 
 def descriptor_limit() -> int:
