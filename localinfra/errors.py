@@ -226,6 +226,19 @@ class NoSummary(ApiError):
         super().__init__(message)
 
 
+class ServerDied(ApiError):
+    """The process that worked on the request has ended, without an answer."""
+
+    status, type, code = 503, "server_error", "server_died"
+
+    def __init__(
+        self,
+        message: str = "The server ended unexpectedly while it worked on this request. It is "
+        "started again: try again.",
+    ) -> None:
+        super().__init__(message, retry_after_s=1)
+
+
 class EngineFailed(ApiError):
     """The engine failed during this request; the details are in the server's log."""
 

@@ -1,8 +1,9 @@
 """The parent of a supervised server: it holds the listening sockets, and starts the server again.
 
-Reads nothing from clients: while there is no server, they wait in the sockets' backlog. Imports
-nothing heavy, as it stays for as long as the server does. `become` and `handed_over` are called in
-the server's own process, before it and in it.
+Reads nothing from clients: while there is no server, they wait in the sockets' backlog. It only
+tells those whose requests a dead server has left behind (`wills.py`). Imports nothing heavy, as it
+stays for as long as the server does. `become` and `handed_over` are called in the server's own
+process, before it and in it.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from localinfra.children import module_command
 from localinfra.deaths import Death, Deaths, history
 from localinfra.journal import SIZE, CrashJournal, Trouble, culprits
 from localinfra.scratch import memory_file
+from localinfra.wills import Heir, Wills
 
 logger = logging.getLogger("localinfra.supervisor")  # __main__, where it runs
 
@@ -41,6 +43,7 @@ MAX_FAILED_STARTS = 5  # in a row
 PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)  # before each start after a failed one
 MAX_DEATHS_A_MINUTE = 30  # of servers that had started; more wait
 LONG_PAUSE_S = 10.0
+GATHERING_MS = 20  # between two looks at new connections, which lie in the channel meanwhile
 MOST_REPORT_BYTES = 1 << 20
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -83,6 +86,7 @@ class HandedOver(NamedTuple):
     sockets: list[socket.socket]
     journal: CrashJournal
     report: IO[bytes]  # for faulthandler
+    wills: Wills
 
 
 def handed_over() -> HandedOver | None:
@@ -90,11 +94,12 @@ def handed_over() -> HandedOver | None:
     given = os.environ.pop(HANDED, None)
     if given is None:
         return None
-    journal, report, *listeners = map(int, given.split(","))
-    for descriptor in (journal, report, *listeners):
+    journal, report, channel, memory, *listeners = map(int, given.split(","))
+    for descriptor in (journal, report, channel, memory, *listeners):
         os.set_inheritable(descriptor, False)
     sockets = [socket.socket(fileno=descriptor) for descriptor in listeners]
-    return HandedOver(sockets, CrashJournal.on(journal), os.fdopen(report, "wb", 0))
+    wills = Wills(socket.socket(fileno=channel), memory)
+    return HandedOver(sockets, CrashJournal.on(journal), os.fdopen(report, "wb", 0), wills)
 
 
 # --- the supervisor -----------------------------------------------------------------------------
@@ -103,14 +108,15 @@ def handed_over() -> HandedOver | None:
 class Supervisor:
     """Runs servers one after another until one ends well or none can start."""
 
-    def __init__(self, orders: Orders, shared: IO[bytes], report: IO[bytes]):
-        """Two empty files, for the journal and for faulthandler's report."""
+    def __init__(self, orders: Orders, shared: IO[bytes], report: IO[bytes], wills: IO[bytes]):
+        """Empty files, for the journal, faulthandler's report and the connections' wills."""
         self._orders = orders
         self._listeners = list(orders.descriptors)
         self._deaths = Deaths(Path(orders.deaths))
         shared.truncate(SIZE)
         self._shared, self._report = shared, report
         self._journal = CrashJournal.on(shared.fileno())
+        self._heir = Heir(wills)
         self._process: subprocess.Popen[bytes] | None = None
         self._has_served = False  # whether any server has begun to listen
         self._num_signals = 0  # that end it
@@ -123,7 +129,8 @@ class Supervisor:
             if number in ENDING or signal.getsignal(number) is not signal.SIG_IGN:  # of nohup
                 signal.signal(number, self._on_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
-        self._wakes, woken = os.pipe()  # for signals that come during a pause
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes the wait for the server's end
+        self._wakes, woken = os.pipe()  # for signals that come during a wait
         os.set_blocking(woken, False)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         while True:
@@ -147,24 +154,49 @@ class Supervisor:
         self._journal.clear()
         os.ftruncate(self._report.fileno(), 0)
         os.lseek(self._report.fileno(), 0, os.SEEK_SET)  # servers write where the last one ended
-        shared = (self._shared.fileno(), self._report.fileno(), *self._listeners)
-        environment = os.environ | {HANDED: ",".join(map(str, shared))}
-        # They reach it once it has handlers for them.
+        # Signals reach it once it has handlers for them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         try:
             if self._num_signals:
                 return 0
-            process = self._process = subprocess.Popen(
-                self._orders.command,
-                stdin=subprocess.PIPE,  # it ends at its EOF
-                env=environment,
-                pass_fds=shared,
-                process_group=0,  # signals of a terminal come here alone
-            )
+            process = self._process = self._start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         with process:
-            return process.wait()
+            status = self._ended(process)
+        is_next = status != 0 and not self._num_signals
+        if num_told := self._heir.settle(is_told=is_next):
+            logger.error("requests it left behind, whose clients were told: %d", num_told)
+        return status
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self._heir.testator() as wills:
+            shared = (self._shared.fileno(), self._report.fileno(), *wills, *self._listeners)
+            return subprocess.Popen(
+                self._orders.command,
+                stdin=subprocess.PIPE,  # it ends at its EOF
+                env=os.environ | {HANDED: ",".join(map(str, shared))},
+                pass_fds=shared,
+                process_group=0,  # signals of a terminal come here alone
+            )
+
+    def _ended(self, process: "subprocess.Popen[bytes]") -> int:
+        """Keeps the server's connections until its end; returns its status."""
+        both, signals = select.poll(), select.poll()
+        both.register(self._wakes, select.POLLIN)
+        both.register(self._heir.fileno(), select.POLLIN)
+        signals.register(self._wakes, select.POLLIN)
+        waits, pause_ms = both, None
+        while (status := process.poll()) is None:
+            ready = [descriptor for descriptor, _ in waits.poll(pause_ms)]
+            if self._wakes in ready:
+                os.read(self._wakes, 4096)
+            if waits is both and ready != [self._wakes]:
+                is_open = self._heir.receive()
+                waits, pause_ms = signals, GATHERING_MS if is_open else None
+            elif pause_ms:
+                waits, pause_ms = both, None
+        return status
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number in ENDING:
@@ -276,8 +308,8 @@ def main() -> NoReturn:
     outlet.install()
     orders = Orders(*json.loads(sys.argv[1]))
     logs.configure(orders.log_level, orders.log_format)
-    with memory_file() as shared, memory_file() as report:
-        sys.exit(Supervisor(orders, shared, report).run())
+    with memory_file() as shared, memory_file() as report, memory_file() as wills:
+        sys.exit(Supervisor(orders, shared, report, wills).run())
 
 
 if __name__ == "__main__":

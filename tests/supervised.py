@@ -77,12 +77,15 @@ class Supervised(ServeProcess):
 
 
 @contextlib.contextmanager
-def supervised(folder: Path, *, server: str = "", patch: str = "") -> Iterator[Supervised]:
-    """`patch`: a program that runs in every server before it starts."""
+def supervised(
+    folder: Path, *, server: str = "", model: str = "sequences = 1", patch: str = ""
+) -> Iterator[Supervised]:
+    """`server` and `model`: settings. `patch`: a program that runs in every server before it
+    starts."""
     file = tiny_llama().write(folder / "tiny.gguf")
     (folder / "models.toml").write_text(
         f"[server]\nkeep_costs = false\nserve_pulled = false\n{server}\n"
-        f'[model.tiny]\nkind = "text"\nsource = "{file}"\ncontext_length = 64\nsequences = 1\n'
+        f'[model.tiny]\nkind = "text"\nsource = "{file}"\ncontext_length = 64\n{model}\n'
     )
     program = f"{patch}\nfrom localinfra.cli.main import main; main()"
     options = ["--supervised", "--port", "0", "--config", str(folder / "models.toml")]

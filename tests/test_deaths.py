@@ -1,5 +1,6 @@
 """What follows for a model that has killed the server, and how a supervisor notes it."""
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -66,8 +67,9 @@ def test_a_safer_model_leaves_out_what_may_fail_on_this_machine() -> None:
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
-    with tempfile.TemporaryFile() as shared, tempfile.TemporaryFile() as report:
-        yield Supervisor(Orders([], [], str(tmp_path), "info", "text"), shared, report)
+    with contextlib.ExitStack() as files:
+        shared = [files.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+        yield Supervisor(Orders([], [], str(tmp_path), "info", "text"), *shared)
 
 
 def noted(supervisor: Supervisor) -> list[Death]:

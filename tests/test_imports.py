@@ -22,7 +22,7 @@ LAYERS: dict[str, list[set[str]]] = {
         | {"nvidia_libraries", "outlet", "shares", "wheels"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
         | {"certificate", "interpreter", "llama_builds", "picture_parts", "pictures"},
-        {"deaths", "devices", "journal", "sounds"},
+        {"deaths", "devices", "journal", "sounds", "wills"},
         {"supervisor"},
         {"config", "chat", "keys", "engine", "costs", "conversations", "llama_usable"},
         {"models", "llama", "prefixes"},

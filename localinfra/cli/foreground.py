@@ -48,6 +48,7 @@ class Foreground(Server):
         self._handed = handed
         self._is_broken = False
         if handed:
+            self.wills = handed.wills
             runtime.safeguard.supervise(self.restart)
         self._reloads: set[asyncio.Task[None]] = set()
         self._ends_with_terminal = False

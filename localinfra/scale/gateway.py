@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra.api.http.arriving import Arriving
 from localinfra.api.http.body import BodyLimits, UnfinishedBodies, receive_body
-from localinfra.api.http.errors import EXCEPTION_HANDLERS, error_body, speaks_anthropic
+from localinfra.api.http.errors import EXCEPTION_HANDLERS, broken_off
 from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.limiting import Limiting
 from localinfra.api.http.paths import CanonicalPaths
@@ -311,14 +311,8 @@ class _Answer:
         """Ends a stream with an error event. Raises ModelUnavailable for what is no stream: the
         connection is then closed, so that nobody takes the part for the whole."""
         error = died()
-        if self._type == b"text/event-stream":
-            # Anthropic's and OpenAI's Responses have events with names.
-            named = speaks_anthropic(self._scope) or "/responses" in self._scope["path"]
-            name = b"event: error\n" if named else b""
-            last = b"%bdata: %b\n\n" % (name, error_body(error, self._scope))
-        elif self._type == b"application/x-ndjson":
-            last = error_body(error, self._scope) + b"\n"
-        else:
+        last = broken_off(self._type.decode("latin-1"), error, self._scope)
+        if last is None:
             raise error
         self.has_ended = True
         await self._send({"type": "http.response.body", "body": last, "more_body": False})

@@ -99,6 +99,17 @@ def error_body(error: ApiError, scope: Scope) -> bytes:
     return msgspec.json.encode(ErrorBody(detail))
 
 
+def broken_off(media_type: str, error: ApiError, scope: Scope) -> bytes | None:
+    """What ends a stream that can't end itself, after any of its events. None if it is none."""
+    if media_type == "text/event-stream":
+        # Anthropic's and OpenAI's Responses have events with names.
+        named = speaks_anthropic(scope) or "/responses" in scope["path"]
+        return b"%bdata: %b\n\n" % (b"event: error\n" if named else b"", error_body(error, scope))
+    if media_type == "application/x-ndjson":
+        return error_body(error, scope) + b"\n"
+    return None
+
+
 def anthropic_type(status: int) -> str:
     default = "api_error" if status >= 500 else "invalid_request_error"
     return ANTHROPIC_TYPES.get(status, default)
@@ -107,9 +118,16 @@ def anthropic_type(status: int) -> str:
 def error_response(
     error: ApiError, scope: Scope, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Adds the headers that HTTP wants with a status: Retry-After, WWW-Authenticate, and
-    `Connection: close` with a 408."""
+    """The request ends with this error. Adds the headers that HTTP wants with a status:
+    Retry-After, WWW-Authenticate, and `Connection: close` with a 408."""
     remember_error(error, scope)
+    return possible_response(error, scope, headers)
+
+
+def possible_response(
+    error: ApiError, scope: Scope, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The same for an error that may come."""
     own = dict(headers or {})
     if error.retry_after_s is not None:
         own["retry-after"] = str(error.retry_after_s)

@@ -89,6 +89,7 @@ class Guard:
         own_headers = {"x-request-id": state.id}
         if speaks_anthropic(scope):
             own_headers["request-id"] = state.id  # the name its SDKs read
+        state.headers = own_headers
         started = False
 
         async def reply(message: Message) -> None:

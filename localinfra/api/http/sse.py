@@ -75,6 +75,7 @@ class Stream(Response, Generic[Item]):
                 await self.source.aclose()
 
     async def stream(self, scope: Scope, wire: "Wire") -> None:
+        RequestState.of(scope).streamed = self.media_type
         await wire.start(self.status_code, self.raw_headers)
         heartbeat = asyncio.create_task(wire.keep_alive(self.keepalive_s, self.heartbeat))
         try:

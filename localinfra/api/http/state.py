@@ -3,6 +3,7 @@
 Only this file knows where starlette keeps them.
 """
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -100,6 +101,8 @@ class RequestState(msgspec.Struct, eq=False):
     is_cancelled: bool = False  # by DELETE /v1/requests/{id}
     goes_on: bool = False  # its work is done in the background, where it counts as the request
     target_host: str | None = None  # the host in an absolute request URL
+    headers: Mapping[str, str] = {}  # that any response gets
+    streamed: str = ""  # the media type of the stream that has begun
 
     @property
     def models(self) -> Leases:

@@ -20,11 +20,13 @@ from localinfra.api.http.request_log import log_refusal
 from localinfra.api.http.state import RequestState
 from localinfra.api.sockets import refusals
 from localinfra.api.sockets.connections import Connections
+from localinfra.api.sockets.last_words import LastWords
 from localinfra.api.sockets.refusals import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
 from localinfra.chance import random_hex
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError, UpgradeRequired
 from localinfra.logs import about
+from localinfra.wills import Wills
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +58,12 @@ class Connection(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        wills: Wills | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.url = b""
         self.registry = connections
+        self._last_words = LastWords(wills)
         self.running: RequestResponseCycle | None = None  # being answered
         self._refusal: ApiError | None = None
         self._refusal_answer = b""  # sent once earlier requests are answered
@@ -121,6 +125,7 @@ class Connection(HttpToolsProtocol):
             self.refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._last_words.end()
         self.registry.forget(self)
         if self.running is not None:  # uvicorn notifies only the newest request, which may wait
             self.running.disconnected = True
@@ -272,6 +277,8 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         self.registry.received(self)
         super().on_message_complete()
+        if self.running is self.cycle:
+            self._last_words.begin(self.cycle)
 
     def check_upgrade(self) -> None:
         if self.parser.get_method() == b"CONNECT":
@@ -290,6 +297,8 @@ class Connection(HttpToolsProtocol):
         self.running = cycle
         self.registry.begin(self)
         super()._start_asgi_task(cycle, app)
+        if not cycle.more_body:
+            self._last_words.begin(cycle)
 
     def on_response_complete(self) -> None:
         """Replaces uvicorn's, whose timer for idle connections is stopped by any byte."""

@@ -4,6 +4,7 @@ import http
 from collections.abc import Iterable
 
 import httptools
+from starlette.responses import Response
 from starlette.types import Scope
 
 from localinfra import errors
@@ -21,10 +22,18 @@ def answer(error: ApiError, scope: Scope, headers: Iterable[tuple[bytes, bytes]]
     own = {"connection": "close", "x-request-id": RequestState.of(scope).id}
     if error.status == 426:
         own["upgrade"] = "HTTP/1.1"
-    response = error_response(error, scope, own)
-    phrase = http.HTTPStatus(error.status).phrase.encode()
+    return as_bytes(error_response(error, scope, own), headers)
+
+
+def as_bytes(response: Response, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    phrase = http.HTTPStatus(response.status_code).phrase.encode()
     fields = b"".join([b"%b: %b\r\n" % field for field in (*headers, *response.raw_headers)])
-    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (error.status, phrase, fields, bytes(response.body))
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (
+        response.status_code,
+        phrase,
+        fields,
+        bytes(response.body),
+    )
 
 
 def malformed(data: bytes, error: Exception, is_first_read: bool) -> ApiError:

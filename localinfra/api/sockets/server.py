@@ -17,6 +17,7 @@ from localinfra.api.sockets.connections import Connections
 from localinfra.api.sockets.renewal import Renewal
 from localinfra.api.sockets.tls import Arrival
 from localinfra.config.settings import ServerSettings
+from localinfra.wills import Wills
 
 CHECK_TICKS = 5  # of uvicorn's main loop, which ticks ten times a second
 RENEWAL_TICKS = 300  # between two looks at the certificate's files
@@ -33,6 +34,7 @@ class Server(uvicorn.Server):
         """Raises ConfigError if the settings' certificate can't be used."""
         self.open = Connections(settings, capacity())
         self.renewal = Renewal(settings)
+        self.wills: Wills | None = None  # of a supervised server
         super().__init__(
             uvicorn.Config(
                 app,
@@ -52,7 +54,7 @@ class Server(uvicorn.Server):
         """For a client that has connected; called by uvicorn."""
         found = self.renewal.certificate
         if found is None:
-            return Connection(self.open, **given)
+            return Connection(self.open, wills=self.wills, **given)
         connections = self.server_state.connections
         return Arrival(
             self.open, connections, found.context, lambda: Connection(self.open, **given)
@@ -70,6 +72,8 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % CHECK_TICKS == 0:
             self.open.check(asyncio.get_running_loop().time())
+            if self.wills is not None:
+                self.wills.tell_closed()
         if counter % RENEWAL_TICKS == 0:
             self.renewal.look(self.open.settings)
         return await super().on_tick(counter)
