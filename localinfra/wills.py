@@ -38,10 +38,10 @@ class Will:
     def make(self, text: bytes) -> None:
         """This text, until it is revoked. One that is too long is none."""
         self.revoke()
-        if len(text) <= WILL_BYTES - TEXT_AT:
-            LENGTH.pack_into(self._memory, self._at + 1, len(text))
-            self._memory[self._at + TEXT_AT : self._at + TEXT_AT + len(text)] = text
-            self._memory[self._at] = 1
+        text = text if len(text) <= WILL_BYTES - TEXT_AT else b""  # `renew` must not find another
+        LENGTH.pack_into(self._memory, self._at + 1, len(text))
+        self._memory[self._at + TEXT_AT : self._at + TEXT_AT + len(text)] = text
+        self._memory[self._at] = 1
 
     def revoke(self) -> None:
         self._memory[self._at] = 0
@@ -186,8 +186,8 @@ class Heir:
 def say(connection: socket.socket, text: bytes) -> bool:
     """Writes the text as the connection's last, without waiting. Returns whether there was room
     and somebody to read it."""
-    connection.setblocking(False)
     try:
+        connection.setblocking(False)
         is_said = connection.send(text) == len(text)
         connection.shutdown(socket.SHUT_WR)
     except OSError:  # the client has left, or read nothing for long

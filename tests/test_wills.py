@@ -69,6 +69,19 @@ def test_without_a_text_or_with_one_too_long_connections_are_closed(
     assert client.recv(100) == b""
 
 
+def test_what_came_before_a_text_too_long_never_holds_again(both: Both) -> None:
+    wills = both.start()
+    client, server = both.connection()
+    will = wills.open(server.fileno())
+    assert will is not None
+    will.make(b"before")
+    will.make(b"x" * WILL_BYTES)
+    will.renew()
+    server.close()
+    assert both.heir.settle(is_told=True) == 0
+    assert client.recv(100) == b""
+
+
 def test_an_end_on_purpose_tells_nobody(both: Both) -> None:
     wills = both.start()
     client, server = both.connection()

@@ -125,12 +125,12 @@ class Connection(HttpToolsProtocol):
             self.refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._last_words.end()
         self.registry.forget(self)
         if self.running is not None:  # uvicorn notifies only the newest request, which may wait
             self.running.disconnected = True
             self.running.message_event.set()
         super().connection_lost(exc)
+        self._last_words.end()
 
     def pause_writing(self) -> None:
         super().pause_writing()

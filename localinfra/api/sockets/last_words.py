@@ -20,6 +20,7 @@ from localinfra.wills import Will, Wills
 
 SLOW_S = 0.1  # after which a GET is no quick one
 LAST_CHUNK = b"0\r\n\r\n"  # other data may end so, too: then nothing may follow for a while
+HEAD_END = b"\r\n\r\n"
 ANY_ID = "#" * 32  # a place for one; ids have no such character
 
 
@@ -62,10 +63,9 @@ class LastWords:
         if self._will is not None:
             self._cycle, self._is_for_stream = cycle, False
             cycle.transport = cast(asyncio.Transport, self)
-            if cycle.response_started:
-                self._settle()
-            elif not self._transport.get_write_buffer_size():
-                self._will.make(answer(cast(Scope, cycle.scope)))
+            self._settle()
+            if self._transport.get_write_buffer_size():
+                self._settle_soon()  # uvloop sends at the end of its turn
 
     def _open(self) -> Will | None:
         if self._wills is None or self._transport.get_extra_info("sslcontext") is not None:
@@ -83,11 +83,10 @@ class LastWords:
         self._transport.write(data)
         if data.endswith(LAST_CHUNK):
             return
-        if self._is_for_stream and not self._transport.get_write_buffer_size():
-            will.renew()  # it is sent already
-        elif self._cycle is not None and self._cycle.chunked_encoding and not self._is_settling:
-            self._is_settling = True
-            asyncio.get_running_loop().call_soon(self._settle)
+        if self._is_for_stream and self._has_sent_all:
+            will.renew()
+        elif self._cycle is not None and may_be_followed(self._cycle):
+            self._settle_soon()
 
     def close(self) -> None:
         self._transport.close()
@@ -95,14 +94,24 @@ class LastWords:
     def is_closing(self) -> bool:
         return self._transport.is_closing()
 
+    @property
+    def _has_sent_all(self) -> bool:
+        """Not if the connection is being closed: an abort drops what is unsent."""
+        return not self._transport.is_closing() and not self._transport.get_write_buffer_size()
+
+    def _settle_soon(self) -> None:
+        if not self._is_settling:
+            self._is_settling = True
+            asyncio.get_running_loop().call_soon(self._settle)
+
     def _settle(self) -> None:
         self._is_settling = False
         cycle, will = self._cycle, self._will
-        if cycle is None or will is None or cycle.response_complete or not cycle.chunked_encoding:
+        if cycle is None or will is None or not may_be_followed(cycle) or not self._has_sent_all:
             return
-        if self._transport.is_closing() or self._transport.get_write_buffer_size():
-            return
-        if self._is_for_stream:
+        if not cycle.response_started:
+            will.make(answer(cast(Scope, cycle.scope)))
+        elif self._is_for_stream:
             will.renew()
         elif event := self._event(cycle):
             will.make(b"%x\r\n%b\r\n%b" % (len(event), event, LAST_CHUNK))
@@ -113,8 +122,19 @@ class LastWords:
         return broken_off(RequestState.of(scope).streamed, ServerDied(), scope)
 
 
+def may_be_followed(cycle: RequestResponseCycle) -> bool:
+    """Whether something sound can follow what the cycle has written (100 Continue, or chunks)."""
+    is_open = not cycle.response_started or bool(cycle.chunked_encoding)
+    return is_open and not cycle.response_complete
+
+
 def answer(scope: Scope) -> bytes:
     """The whole response that a request gets in place of its own."""
+    whole = with_body(scope)
+    return whole[: whole.index(HEAD_END) + len(HEAD_END)] if scope["method"] == "HEAD" else whole
+
+
+def with_body(scope: Scope) -> bytes:
     state = RequestState.of(scope)
     own = tuple((name, "" if value == state.id else value) for name, value in state.headers.items())
     if len(state.id) != len(ANY_ID):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from localinfra.api.http.state import RequestState
-from localinfra.api.sockets.last_words import LastWords
+from localinfra.api.sockets.last_words import LastWords, answer
 from localinfra.wills import WILL_BYTES, Heir, Wills
 
 
@@ -24,6 +24,7 @@ class Transport:
         self._own = own
         self.unsent = b""
         self.is_quick = False
+        self.is_aborted = False
 
     def get_extra_info(self, name: str) -> Any:
         return self._own if name == "socket" else None
@@ -35,7 +36,7 @@ class Transport:
         self.unsent += b"" if self.is_quick else data
 
     def is_closing(self) -> bool:
-        return False
+        return self.is_aborted
 
 
 class Answering:
@@ -178,3 +179,44 @@ async def test_a_text_that_is_too_long_is_none(answering: Answering) -> None:
     answering.begin()
     await turn()
     assert answering.text == b""
+
+
+@in_loop
+async def test_a_request_is_told_also_after_100_continue(answering: Answering) -> None:
+    """Which uvloop sends at the end of its turn, in which this began."""
+    answering.transport.unsent = b"HTTP/1.1 100 Continue"
+    answering.begin()
+    asyncio.get_running_loop().call_soon(setattr, answering.transport, "unsent", b"")
+    await turn()
+    await turn()
+    assert answering.text.startswith(b"HTTP/1.1 503 ")
+    answering.write(b"HTTP/1.1 100 Continue")
+    assert answering.text == b""
+    answering.transport.unsent = b""
+    await turn()
+    assert answering.text.startswith(b"HTTP/1.1 503 ")
+
+
+@in_loop
+async def test_nothing_may_be_written_once_unsent_data_was_dropped(answering: Answering) -> None:
+    answering.begin()
+    await turn()
+    answering.begin_stream()
+    answering.write(b"head")
+    answering.transport.unsent = b""
+    await turn()
+    assert answering.text
+    answering.write(b"a chunk of which half is sent")
+    answering.transport.unsent, answering.transport.is_aborted = b"", True
+    answering.transport.is_quick = True
+    answering.write(b"chunk")
+    assert answering.text == b""
+    await turn()
+    assert answering.text == b""
+
+
+@in_loop
+async def test_a_head_request_gets_no_body(answering: Answering) -> None:
+    whole = answer({**answering.scope, "method": "POST"})
+    head = answer({**answering.scope, "method": "HEAD"})
+    assert head.endswith(b"\r\n\r\n") and whole.startswith(head) and len(whole) > len(head)
