@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from localinfra.chat.answer import Answer, GrammarSource, grammar_of, usual_waiver
+from localinfra.chat.encoding import all_parts
 from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.relaxing import ANYTHING, Relaxing
 from localinfra.chat.schema.prepared import Waiver
@@ -198,4 +199,7 @@ class Grammars:
 def source_key(answer: Answer, prompt: ChatPrompt | None, owner: str) -> bytes:
     """Equal for answers of one owner with the same grammar."""
     state = (prompt.voice, prompt.is_thinking, prompt.is_continued) if prompt else None
-    return hashlib.blake2b(msgspec.json.encode((owner, answer, state)), digest_size=16).digest()
+    found = hashlib.blake2b(digest_size=16)
+    for part in all_parts((owner, answer, state)):  # a schema may be as large as a body
+        found.update(part)
+    return found.digest()
