@@ -105,6 +105,7 @@ async def test_many_who_want_a_picture_at_the_same_time_share_its_encoding() -> 
     tasks = [asyncio.create_task(eyes.see(data, ROOM, "messages")) for _ in range(5)]
     await until(encoder.is_reading.is_set)
     assert eyes.is_busy
+    await until(lambda: [one.num_waiting for one in eyes._running.values()] == [5])
     tasks[0].cancel()
     await until(tasks[0].done)
     encoder.may_read.set()
