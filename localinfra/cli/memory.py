@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from localinfra.text.placing import TextPlan
 
 STATES = "shared up to saved states, in main memory (parked_prefixes_mib)"
-WHOLE_STATES = f"{STATES}; each has all that was read"
+WHOLE_STATES = f"{STATES}; each holds the whole conversation"
 
 
 def fit(entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerSettings) -> str:
