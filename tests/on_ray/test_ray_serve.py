@@ -19,32 +19,34 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def test_openais_client_talks_to_a_real_model(server: RayServer) -> None:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
-    asked = {
-        "model": "smollm2",
-        "messages": [{"role": "user", "content": "Name a river."}],
-        "max_tokens": 12,
-        "temperature": 0,
-    }
-    whole = client.chat.completions.create(**asked)  # type: ignore[call-overload]
-    stream = client.chat.completions.create(**asked, stream=True)  # type: ignore[call-overload]
-    text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-    assert text == whole.choices[0].message.content and text
-    assert "tests/echo" in {model.id for model in client.models.list()}
-    with pytest.raises(openai.NotFoundError):
-        client.chat.completions.create(**asked | {"model": "nobody"})  # type: ignore[call-overload]
-    raw = client.chat.completions.with_raw_response.create(**asked)  # type: ignore[call-overload]
-    assert re.fullmatch(r"[\w-]+", raw.headers["x-request-id"])
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
+        asked = {
+            "model": "smollm2",
+            "messages": [{"role": "user", "content": "Name a river."}],
+            "max_tokens": 12,
+            "temperature": 0,
+        }
+        whole = client.chat.completions.create(**asked)  # type: ignore[call-overload]
+        stream = client.chat.completions.create(**asked, stream=True)  # type: ignore[call-overload]
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert text == whole.choices[0].message.content and text
+        assert "tests/echo" in {model.id for model in client.models.list()}
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**asked | {"model": "nobody"})  # type: ignore[call-overload]
+        raw = client.chat.completions.with_raw_response.create(**asked)  # type: ignore[call-overload]
+        assert re.fullmatch(r"[\w-]+", raw.headers["x-request-id"])
 
 
 def test_anthropics_client_streams(server: RayServer) -> None:
-    client = anthropic.Anthropic(base_url=server.url, api_key="any", max_retries=0)
-    with client.messages.stream(
-        model="tests/echo",
-        max_tokens=40,
-        messages=[{"role": "user", "content": "Where is the river?"}],
-        extra_body={"temperature": 0},
-    ) as stream:
+    with (
+        anthropic.Anthropic(base_url=server.url, api_key="any", max_retries=0) as client,
+        client.messages.stream(
+            model="tests/echo",
+            max_tokens=40,
+            messages=[{"role": "user", "content": "Where is the river?"}],
+            extra_body={"temperature": 0},
+        ) as stream,
+    ):
         assert "".join(stream.text_stream) == "Where is the river?"
         assert stream.get_final_message().usage.output_tokens > 0
 

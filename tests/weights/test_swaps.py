@@ -37,15 +37,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 def test_two_models_take_turns_and_every_request_is_answered(server: LiveServer) -> None:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=300)
-
     def ask(number: int) -> str:
         name = ("first", "second")[number % 2]
         answer = client.completions.create(model=name, prompt=PROMPT, max_tokens=12, seed=1)
         return answer.choices[0].text
 
-    with ThreadPoolExecutor(4) as clients:
-        answers = list(clients.map(ask, range(8)))
+    with (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=300) as client,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        answers = list(threads.map(ask, range(8)))
     assert len(set(answers)) == 1
     taken = sum(held.bytes_on[CPU] for held in server.runtime.seats.footprints.values())
     prefixes = sum(server.runtime.prefix_bytes().values())
@@ -53,7 +54,9 @@ def test_two_models_take_turns_and_every_request_is_answered(server: LiveServer)
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_sizes(server: LiveServer) -> None:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-    with pytest.raises(openai.InternalServerError, match=r"large needs 1\.\d GiB") as caught:
+    with (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+        pytest.raises(openai.InternalServerError, match=r"large needs 1\.\d GiB") as caught,
+    ):
         client.completions.create(model="large", prompt="Hi")
     assert caught.value.status_code == 503 and "memory_budget" in caught.value.message
