@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from localinfra.errors import QueueFull
@@ -132,23 +132,30 @@ async def in_turns(steps: Steps[T]) -> T:
     every few milliseconds. However many there are, one works at a time, and one of those that are
     long, so that their memory doesn't add up."""
     if ended := _turn(steps):
-        return ended.value  # type: ignore[no-any-return]
+        return ended.result
     turns = _turns.setdefault(asyncio.get_running_loop(), _Turns())
     for _ in range(SHORT_TURNS):
         async with turns.next:
             await give_way()
         if ended := _turn(steps):
-            return ended.value  # type: ignore[no-any-return]
+            return ended.result
     async with turns.long:
         while True:
             async with turns.next:
                 await give_way()
             if ended := _turn(steps):
-                return ended.value  # type: ignore[no-any-return]
+                return ended.result
 
 
-def _turn(steps: Steps[Any]) -> StopIteration | None:
-    """Works for a turn. What ended it, if this is all, has the result."""
+class _Ended(NamedTuple, Generic[T]):
+    """A work's result. What ends its steps has it too, but holds the frames that it went through:
+    kept in one of them, it would keep a whole body until garbage is collected."""
+
+    result: T
+
+
+def _turn(steps: Steps[T]) -> _Ended[T] | None:
+    """Works for a turn. None: there is more to do."""
     started_s = time.perf_counter()
     try:
         while True:
@@ -156,7 +163,7 @@ def _turn(steps: Steps[Any]) -> StopIteration | None:
             if time.perf_counter() - started_s > TURN_S:
                 return None
     except StopIteration as end:
-        return end
+        return _Ended(end.value)
 
 
 class BoundedExecutor:

@@ -187,7 +187,7 @@ class Runtime:
 
     async def seek(self, id: str) -> None:
         """Looks for an unknown model, whose files may have just come."""
-        if id not in self.catalog.names_by_id:
+        if self.catalog.own_name(id) is None:
             await self.refresh()
 
     async def reload(self) -> Changes:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from localinfra import long_text
-from localinfra.long_text import join, joined
+from localinfra.long_text import join, join_bytes, joined, joined_bytes
 
 
 @pytest.mark.parametrize("last", ["", "z", "é", "Ω", "\uffff", "😀", "\U0010ffff", "\0"])
@@ -32,3 +32,22 @@ def test_a_long_text_is_nobody_else_s_and_can_be_given_up() -> None:
     for _ in range(15):
         next(steps)
     steps.close()  # its memory is given back
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 100])
+def test_bytes_are_joined_too(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_text, "AT_ONCE_CHARS", at_once)
+    parts = [b"abc\0", b"", memoryview(b"defghij")[1:], b"\xff"]
+    data = join_bytes(parts)
+    assert data == b"".join(parts) and type(data) is bytes
+    assert hash(data) == hash(b"".join(parts)) and sys.getrefcount(data) <= 3
+    assert join_bytes([]) == b""
+
+
+def test_long_bytes_are_joined_in_steps_and_can_be_given_up() -> None:
+    parts = [b"word " * 50_000] * 10
+    assert sum(1 for _ in joined_bytes(parts)) >= 10
+    steps = joined_bytes(parts)
+    for _ in range(5):
+        next(steps)
+    steps.close()

@@ -1,6 +1,8 @@
 """Work on the event loop in steps: whose turn it is, and what is left of work that is given up."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
@@ -86,6 +88,31 @@ def test_who_gives_up_stands_in_nobody_s_way() -> None:
         assert sorted(works.ended) == list("abcd")  # also those that were given up
 
     run(test())
+
+
+@pytest.mark.parametrize("num_steps", [0, 2, LONG])
+def test_a_result_lives_no_longer_than_its_users(num_steps: int) -> None:
+    """It may have megabytes. To free them in a collection would stop whatever thread begins one."""
+
+    class Body:
+        pass
+
+    def decoding() -> Steps[Body]:
+        for _ in range(num_steps):
+            yield
+        return Body()
+
+    async def user() -> "weakref.ref[Body]":
+        return weakref.ref(await in_turns(decoding()))
+
+    async def test() -> None:
+        assert (await user())() is None
+
+    gc.disable()
+    try:
+        run(test())
+    finally:
+        gc.enable()
 
 
 def test_an_error_ends_its_own_work_alone() -> None:

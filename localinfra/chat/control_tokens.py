@@ -17,7 +17,7 @@ from localinfra.chat.messages import Json
 from localinfra.errors import InvalidRequest
 
 LOOKED_AT = 1 << 17  # characters at once, in 1 ms: one call holds the interpreter
-ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
+ESCAPE, ESCAPE_CHARS = re.compile(r"\\u([0-9a-f]{4})"), 6
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -48,11 +48,12 @@ class Brackets(NamedTuple):
         """Raises InvalidRequest if the texts leave none, as a listing of Unicode would."""
         known: set[str] = set()
         for text in texts:
-            if not text.isascii():
-                for at in range(0, len(text), LOOKED_AT):
-                    known.update(text[at : at + LOOKED_AT])
-            if "\\u" in text:
-                known.update(chr(int(found[1], 16)) for found in ESCAPE.finditer(text))
+            for at in range(0, len(text), LOOKED_AT):
+                part = text[at : at + LOOKED_AT + ESCAPE_CHARS - 1]
+                if not part.isascii():
+                    known.update(part)
+                if "\\u" in part:
+                    known.update(chr(int(found[1], 16)) for found in ESCAPE.finditer(part))
         absent = (mark for mark in map(chr, range(0xA000, 0xD7A0)) if mark not in known)
         try:
             return cls(next(absent), next(absent), next(absent))

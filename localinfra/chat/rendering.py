@@ -14,6 +14,7 @@ from localinfra.chat.sandbox.meter import LimitExceeded, Meter
 from localinfra.chat.thoughts import USUAL, Thoughts
 from localinfra.chat.variables import with_functions
 from localinfra.errors import InvalidRequest
+from localinfra.long_text import join
 
 MAX_REASON_CHARS = 500
 REMEDY = "If the messages are right, set another chat_template in models.toml."
@@ -70,7 +71,7 @@ class Rendering(msgspec.Struct, frozen=True):
         space = content[len(stripped) :]
 
         def split_at_end(space: str) -> tuple[str, str]:
-            ended: Plain = {**last, "content": stripped + self.brackets.end + space}
+            ended: Plain = {**last, "content": join([stripped, self.brackets.end, space])}
             before, mark, after = self.run([*earlier, ended], variables).rpartition(
                 self.brackets.end
             )

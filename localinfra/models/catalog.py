@@ -76,20 +76,21 @@ class Catalog:
 
         Raises ModelNotFound, unless a fallback model answers for foreign names.
         """
-        is_known = self._own_name(name) is not None
+        is_known = self.own_name(name) is not None
         if not is_known and self.fallback_model is not None and self._is_foreign(name):
             name = self.fallback_model
         return self.find(name)
 
     def find(self, name: str) -> tuple[str, ModelEntry]:
         """The same without the fallback: for what must mean no other model, such as deleting."""
-        found = self._own_name(name)
+        found = self.own_name(name)
         if found is None:
             raise ModelNotFound(self._why_unknown(name[:200]), "model")
         return found, self.entries[found]
 
-    def _own_name(self, name: str) -> str | None:
-        """Looks up no long ones: to hash 16 million characters takes 15 ms."""
+    def own_name(self, name: str) -> str | None:
+        """Of the model with this name, alias or id. Looks up no long ones: to hash 16 million
+        characters takes 15 ms."""
         return self.names_by_id.get(name) if len(name) <= MAX_KNOWN_CHARS else None
 
     def resolve_as(self, kind: type[E], name: str, route: str) -> tuple[str, E]:
@@ -149,7 +150,7 @@ class Catalog:
     def _is_foreign(self, name: str) -> bool:
         """Whether the name refers to nothing here, not even a model's unknown version or an id."""
         model, _, _ = name.rpartition(":")
-        return model not in self.names_by_id and not name.startswith(DEPLOY_ID)
+        return self.own_name(model) is None and not name.startswith(DEPLOY_ID)
 
     def _why_unknown(self, name: str) -> str:
         model, _, version = name.rpartition(":")

@@ -152,10 +152,10 @@ class Gateway:
         """Counts the request for its key's limits, unless the key may not use the model. A model
         that is unknown here may have been pulled since. Raises RateLimited."""
         permit = RequestState.of(scope).permit
-        known = self._catalog.only(permit.models)
+        known, model = self._catalog.only(permit.models), asked.model or ""
         is_refused = (
-            asked.model in self._catalog.names_by_id
-            and asked.model not in known.names_by_id
+            self._catalog.own_name(model) is not None
+            and known.own_name(model) is None
             and known.fallback_model is None
         )
         if asked.uses_model and not is_refused:

@@ -44,7 +44,7 @@ class Groups:
         self.home = rest[0] if rest[0] in self.tables else next(iter(self.tables))
 
     def _own(self, model: str, place: str) -> str:
-        found = self._catalog.names_by_id.get(model)
+        found = self._catalog.own_name(model)
         if found is None:
             known = ", ".join(self._catalog.entries)
             raise ConfigError(f'{place} no model is called "{model}"; known: {known}')
@@ -53,10 +53,9 @@ class Groups:
     def own_name(self, model: str) -> str | None:
         """The model's own name, or that of the one which answers for it; None if it is unknown
         here. A replica may still know it, from its own machine."""
-        names = self._catalog.names_by_id
-        found = names.get(model) or names.get(model.removesuffix(LATEST))
-        fallback = self._catalog.fallback_model
-        return found or (names[fallback] if fallback else None)
+        known, fallback = self._catalog.own_name, self._catalog.fallback_model
+        found = known(model) or known(model.removesuffix(LATEST))
+        return found or (known(fallback) if fallback else None)
 
     def of(self, model: str | None) -> str:
         own = self.own_name(model) if model else None

@@ -58,7 +58,8 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
                 "to: leave out stream or num_responses.",
                 "num_responses",
             )
-        places, count = self.input.count(PLACE), len(self.links)
+        count = len(self.links)
+        places = self.input.count(PLACE) if count else 0
         if count > MAX_PICTURES:
             raise InvalidRequest(
                 f"image and images are {count} pictures; at most {MAX_PICTURES} are read.", "images"

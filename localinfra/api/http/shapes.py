@@ -309,6 +309,6 @@ def lighten(value: Any, shape: ValueShape) -> Steps[None]:
                     node[place] = item[:MAX_CHOICE_CHARS]
             elif type(item) is dict and its_shape.is_json_text:
                 parts = yield from json_parts(item)
-                node[place] = yield from joined([part.decode() for part in parts])
+                node[place] = yield from joined([str(part, "utf-8") for part in parts])
             elif type(item) in CONTAINERS:
                 left.append((item, its_shape))

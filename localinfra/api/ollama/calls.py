@@ -25,8 +25,8 @@ HUBS = ("hf.co/", "huggingface.co/")
 async def served_name(models: Leases, given: str) -> str:
     """The name by which the model is known here; the given one if none is."""
     await models.seek(given)
-    known = models.catalog.names_by_id
-    return next((name for name in spellings(given) if name in known), given)
+    known = models.catalog.own_name
+    return next((name for name in spellings(given) if known(name) is not None), given)
 
 
 def spellings(given: str) -> Iterator[str]:

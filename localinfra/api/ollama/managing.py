@@ -67,7 +67,7 @@ async def sources_of(models: Leases, id: str, threads: DaemonThreads) -> list[Re
     they need without asking whether it is here. Else what the name means to Ollama, or to
     `localinfra pull`. Raises InvalidRequest and ModelNotFound."""
     name, catalog = await served_name(models, id), models.catalog
-    if name in catalog.names_by_id:
+    if catalog.own_name(name) is not None:
         source = catalog.find(name)[1].source
         is_here = await threads.run(source.find)
         if is_here and not isinstance(source, RemoteSource):

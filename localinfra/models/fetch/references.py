@@ -28,7 +28,7 @@ HUB_PATH = re.compile(
 def parse(text: str, catalog: Catalog) -> list[RemoteSource]:
     """Returns the sources to fetch: a model of models.toml may need two. Raises InvalidRequest, and
     ModelNotFound for a name that nothing has."""
-    if (name := catalog.names_by_id.get(text)) is not None:
+    if (name := catalog.own_name(text)) is not None:
         return of_entry(name, catalog.entries[name])
     try:
         source = hub_page(text) or parse_source(with_scheme(text), HERE)

@@ -43,6 +43,7 @@ from localinfra.chat.encoding import json_parts
 from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError, QueueFull, RequestCancelled
 from localinfra.executor import in_turns
+from localinfra.long_text import joined_bytes
 from localinfra.text.turn import Turn, begin_turn, pieces_of
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ async def begin_answer(
 
 async def response_json(response: Response) -> bytes:
     """It repeats fields of the request, which may be megabytes."""
-    return b"".join(await in_turns(json_parts(response)))
+    return await in_turns(joined_bytes(await in_turns(json_parts(response))))
 
 
 def response_to(asked: ConversationRequest, model_name: str) -> Response:

@@ -25,6 +25,7 @@ from localinfra.chat.encoding import all_parts
 from localinfra.chat.messages import Message
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest
+from localinfra.long_text import join_bytes
 from localinfra.text.request import TextParams
 from localinfra.text.turn import TurnRequest
 
@@ -152,8 +153,8 @@ def conversation_request(
         sampling=body.sampling_params(defaults),
         answer=answer,
         offered=offered,
-        tools=msgspec.Raw(b"".join(all_parts(offered.shown))),
-        text=msgspec.Raw(b"".join(all_parts(body.text))),
+        tools=msgspec.Raw(join_bytes(all_parts(offered.shown))),
+        text=msgspec.Raw(join_bytes(all_parts(body.text))),
         left_out=left_out,
         unknown=[*offered.unknown, *sent.unknown],
     )
