@@ -37,7 +37,7 @@ def test_a_long_text_is_nobody_else_s_and_can_be_given_up() -> None:
 @pytest.mark.parametrize("at_once", [2, 3, 100])
 def test_bytes_are_joined_too(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_text, "AT_ONCE_CHARS", at_once)
-    parts = [b"abc\0", b"", memoryview(b"defghij")[1:], b"\xff"]
+    parts: list[bytes | memoryview] = [b"abc\0", b"", memoryview(b"defghij")[1:], b"\xff"]
     data = join_bytes(parts)
     assert data == b"".join(parts) and type(data) is bytes
     assert hash(data) == hash(b"".join(parts)) and sys.getrefcount(data) <= 3

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from localinfra.errors import InvalidRequest
 from localinfra.executor import DaemonThreads
-from localinfra.models.fetch.picture import NotFetched, fetch_picture
+from localinfra.models.fetch.picture import MAX_URL_CHARS, NotFetched, fetch_picture
 from localinfra.pictures import MAX_BYTES
 from localinfra.shares import Holdings
 
@@ -65,6 +65,6 @@ class FetchedPictures:
 
 def host_of(url: str) -> str:
     try:
-        return (urlsplit(url).hostname or "no host")[:100]
+        return (urlsplit(url[:MAX_URL_CHARS]).hostname or "no host")[:100]
     except ValueError:
         return "no host"

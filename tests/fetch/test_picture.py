@@ -11,7 +11,7 @@ import pytest
 
 from localinfra.addresses import is_public, parse_ip
 from localinfra.models.fetch import picture
-from localinfra.models.fetch.picture import NotFetched, fetch_picture
+from localinfra.models.fetch.picture import MAX_URL_CHARS, NotFetched, fetch_picture
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 MOST = 1 << 20
@@ -105,6 +105,7 @@ def test_hosts_of_the_internet_are_public(text: str) -> None:
         ("http://[::1/a", "no URL of http"),
         ("http://a:99999/a", "no URL of http"),
         ("http://user:secret@example.org/a", "password"),
+        (f"http://example.org/{'a' * MAX_URL_CHARS}", "more than 16384 characters"),
         ("http://example.org/a b\r\nX: y", "must be escaped|no URL|has no address"),
     ],
 )

@@ -10,6 +10,7 @@ from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models import catalog
 from localinfra.models.entries import ImageModelEntry, TextModelEntry
+from localinfra.models.fetch import references
 from localinfra.models.sources import ModelSource, PathSource
 
 TWO_MODELS = """
@@ -68,6 +69,23 @@ def test_an_unknown_name_is_answered_with_names_that_exist(
     assert hint in caught.value.message
     assert caught.value.param == "model"
     assert len(caught.value.message) < 500
+
+
+class NeverHashed(str):
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        raise AssertionError("of 16 million characters, that would take 15 ms")
+
+
+def test_long_names_are_not_looked_up(tmp_path: Path) -> None:
+    served, name = loaded(tmp_path, TWO_MODELS), NeverHashed("x" * 10_000)
+    assert served.own_name(name) is None
+    for seek in (served.resolve, served.find, lambda name: references.parse(name, served)):
+        with pytest.raises(ModelNotFound):
+            seek(name)
+    with_fallback = loaded(tmp_path, '[server]\nfallback_model = "small"\n' + TWO_MODELS)
+    assert with_fallback.resolve(name)[0] == "org/chatty"
 
 
 def test_a_fallback_answers_for_foreign_names_under_its_own(tmp_path: Path) -> None:

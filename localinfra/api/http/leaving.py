@@ -58,19 +58,22 @@ class _Client:
         self.gone = asyncio.Event()
         self._receive = receive
         self._watch: asyncio.Task[None] | None = None
+        self._has_body = False
 
     async def receive(self) -> Message:
-        if self._watch is not None:
+        if self._has_body:
             await self.gone.wait()
             return {"type": "http.disconnect"}
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body", False):
+            self._has_body = True
             self._watch = asyncio.create_task(self._until_gone())
         return message
 
     def close(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None  # its end refers to this by a traceback
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

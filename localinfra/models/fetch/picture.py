@@ -22,6 +22,7 @@ from localinfra.addresses import is_public, parse_ip
 MAX_REDIRECTS = 3
 REDIRECTS = (301, 302, 303, 307, 308)
 PORTS = {"http": 80, "https": 443}
+MAX_URL_CHARS = 16 * 1024  # urlsplit keeps those that it has parsed
 READ_BYTES = 64 << 10
 HEADERS = {
     "User-Agent": f"localinfra/{__version__}",
@@ -60,7 +61,10 @@ def fetch_picture(url: str, most_bytes: int, limit_s: float) -> bytes:
 
 
 def target_of(url: str) -> Target:
-    """Raises NotFetched for a URL that isn't one of HTTP with a host, or has a password."""
+    """Raises NotFetched for a URL that isn't one of HTTP with a host, or has a password, or is too
+    long."""
+    if len(url) > MAX_URL_CHARS:
+        raise NotFetched(f"has a URL of more than {MAX_URL_CHARS} characters")
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 from localinfra.config.tables import close_matches
 from localinfra.errors import InvalidRequest, ModelNotFound
 from localinfra.models import places
-from localinfra.models.catalog import Catalog
+from localinfra.models.catalog import MAX_KNOWN_CHARS, Catalog
 from localinfra.models.entries import ModelEntry
 from localinfra.models.sources import HubSource, RemoteSource, inner_path, parse_source
 
@@ -30,6 +30,8 @@ def parse(text: str, catalog: Catalog) -> list[RemoteSource]:
     ModelNotFound for a name that nothing has."""
     if (name := catalog.own_name(text)) is not None:
         return of_entry(name, catalog.entries[name])
+    if len(text) > MAX_KNOWN_CHARS:  # urlsplit would keep it
+        raise ModelNotFound(f"Nothing is called {text[:200]!r}. Pull {FORMS}.", "model")
     try:
         source = hub_page(text) or parse_source(with_scheme(text), HERE)
     except ValueError as error:

@@ -88,33 +88,34 @@ class Offered(msgspec.Struct, frozen=True):
 def read_tools(sent: Sequence[Any]) -> Offered:
     """Raises InvalidRequest with the path of the mistake in a function."""
     found = Offered([], {}, [], [], [])
-
-    def functions(
-        tools: Sequence[Any], path: str, namespace: str | None = None
-    ) -> Iterator[FunctionTool]:
-        for at, one in enumerate(tools):
-            if one is None:
-                continue
-            here = f"{path}[{at}]"
-            if namespace is None and (group := read_namespace(here, one, found.unknown)):
-                inner = list(functions(group.tools, f"{here}.tools", group.name))
-                found.shown.append(
-                    Namespace(name=group.name, description=group.description, tools=inner)
-                )
-            elif declared := read_function(here, one, found.unknown, "name"):
-                function = declared.function
-                tool = declared.tool(flat_name(function.name, namespace))
-                if len(found.tools) == MAX_TOOLS:
-                    raise too_many_tools()
-                found.tools.append(tool)
-                found.names[tool.name] = ToolName(function.name, namespace)
-                yield FunctionTool(**msgspec.structs.asdict(function))
-            else:
-                found.left_out.append(here)
-
-    for function in functions(sent, "tools"):
+    for function in _functions(found, sent, "tools"):
         found.shown.append(function)
     return found
+
+
+def _functions(
+    found: Offered, tools: Sequence[Any], path: str, namespace: str | None = None
+) -> Iterator[FunctionTool]:
+    """Those at the top or in a namespace. Adds them to what was found, and namespaces."""
+    for at, one in enumerate(tools):
+        if one is None:
+            continue
+        here = f"{path}[{at}]"
+        if namespace is None and (group := read_namespace(here, one, found.unknown)):
+            inner = list(_functions(found, group.tools, f"{here}.tools", group.name))
+            found.shown.append(
+                Namespace(name=group.name, description=group.description, tools=inner)
+            )
+        elif declared := read_function(here, one, found.unknown, "name"):
+            function = declared.function
+            tool = declared.tool(flat_name(function.name, namespace))
+            if len(found.tools) == MAX_TOOLS:
+                raise too_many_tools()
+            found.tools.append(tool)
+            found.names[tool.name] = ToolName(function.name, namespace)
+            yield FunctionTool(**msgspec.structs.asdict(function))
+        else:
+            found.left_out.append(here)
 
 
 def read_namespace(path: str, sent: Any, unknown: list[str]) -> SentNamespace | None:
