@@ -14,11 +14,13 @@ from starlette.responses import Response
 
 from localinfra.api.call import Call
 from localinfra.api.generation.params import ShortName
-from localinfra.api.http.pieces import fill_arrays
+from localinfra.api.http.pieces import fill_arrays, items_of
 from localinfra.api.openai.embeddings import MAX_INPUTS, InputType, checked_inputs, embed_texts
 from localinfra.api.vectors import as_base64, as_floats, pieces
+from localinfra.chat.encoding import json_parts
 from localinfra.chat.messages import TEXT_TYPES, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.executor import in_turns
 
 FORMS = {"float": as_floats, "base64": as_base64}
 INPUT_TYPES: dict[str, InputType] = {"search_query": "query", "search_document": "document"}
@@ -137,8 +139,9 @@ async def create_cohere_embeddings(request: Request) -> Response:
         id=str(uuid.uuid4()),
         response_type="embeddings_floats" if is_plain else "embeddings_by_type",
         embeddings=() if is_plain else dict.fromkeys(forms, ()),
-        texts=texts,
+        texts=(),
         meta=EmbedMeta(ApiVersion(version), BilledUnits(found.num_tokens)),
     )
     arrays = {"embeddings": vectors["float"]} if is_plain else vectors
-    return call.pieces(fill_arrays(answer, arrays))
+    given = items_of(await in_turns(json_parts(texts)))
+    return call.pieces(fill_arrays(answer, {**arrays, "texts": given}))

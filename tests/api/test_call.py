@@ -1,6 +1,8 @@
 """A call on any route: its body, its headers and its charge."""
 
+import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
@@ -12,14 +14,17 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from localinfra.api.call import Call
+from localinfra.api.http import pieces
 from localinfra.api.http.errors import EXCEPTION_HANDLERS
 from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.leasing import Leasing
-from localinfra.api.http.pieces import fill_arrays, join_items
+from localinfra.api.http.pieces import PiecesResponse, fill_arrays, items_of, join_items
 from localinfra.api.http.state import AppState
 from localinfra.api.metrics import RequestMetrics
+from localinfra.chat.encoding import all_parts
 from localinfra.config.settings import ServerSettings
 from localinfra.costs import Ledger, Used
 from localinfra.models.catalog import Catalog
@@ -144,6 +149,42 @@ class Answer(msgspec.Struct):
     first: tuple[()] = ()
     second: tuple[()] = ()
     after: int = 1
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["a", "]"], ["\n" * 300_000, "["]])
+def test_texts_are_repeated_in_the_place_of_an_array(texts: list[str]) -> None:
+    parts = fill_arrays(Answer("a"), {"first": items_of(all_parts(texts))})
+    assert msgspec.json.decode(b"".join(parts))["first"] == texts
+
+
+@pytest.mark.parametrize("parts", [[b"a" * 10], [b"a"] * 10, [b"", b"ab" * 3, b"cd" * 2]])
+def test_others_have_their_turn_between_the_pieces(
+    parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "SENT_AT_ONCE_BYTES", 2)
+    turns = 0
+    sent: list[tuple[int, bytes]] = []
+
+    async def send(message: Message) -> None:
+        sent.append((turns, message.get("body", b"")))
+
+    async def test() -> None:
+        nonlocal turns
+        answering = asyncio.create_task(PiecesResponse(parts)({}, receive, send))
+        while not answering.done():
+            turns += 1
+            await asyncio.sleep(0)
+
+    asyncio.run(test())
+    assert b"".join(body for _, body in sent) == b"".join(parts)
+    in_turn = Counter[int]()
+    for turn, body in sent:
+        in_turn[turn] += len(body)
+    assert max(in_turn.values()) <= 3
+
+
+async def receive() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def test_arrays_are_filled_in_whatever_the_strings_contain() -> None:
