@@ -234,6 +234,7 @@ class Eyes:
             if not running.num_waiting and not running.task.done():
                 self._running.pop(wanted, None)  # who comes now starts anew
                 running.task.cancel()
+            del running  # its error has this frame, which has the picture
 
     async def _check_size(self, content: Content, room: int, param: str) -> None:
         """Refuses what won't fit before it is encoded."""
@@ -299,6 +300,8 @@ class Eyes:
             if self._is_closed:  # while it waited for its turn
                 raise self._gone() from None
             raise
+        finally:
+            del work  # as `_shared`
 
     def _at_work(self, work: Callable[[Content], T], content: Content) -> T:
         try:
