@@ -221,9 +221,9 @@ class Eyes:
             await self._check_size(content, room, param)
         running = self._running.get(wanted)
         if running is None:
-            task = asyncio.create_task(self._encode(wanted, content))
-            running = self._running[wanted] = Encoding(task)
-            task.add_done_callback(lambda _: self._running.pop(wanted, None))
+            running = Encoding(asyncio.create_task(self._encode(wanted, content)))
+            self._running[wanted] = running
+            running.task.add_done_callback(lambda _: self._running.pop(wanted, None))
         running.num_waiting += 1
         try:
             return await asyncio.shield(running.task)
@@ -282,10 +282,7 @@ class Eyes:
 
     async def _in_turn(self, work_of: Callable[[Content], T], content: Content) -> T:
         """The result of the encoder's work, in its thread."""
-        if isinstance(content, Samples):
-            size = len(content.data)
-        else:
-            size = content.width * content.height
+        size = len(content.data) if isinstance(content, Samples) else content.width * content.height
         in_thread = self._encoding.run(self._at_work, work_of, content, size=size)
         work: asyncio.Task[T] = asyncio.create_task(in_thread)
         self._works.add(work)

@@ -134,7 +134,7 @@ def test_the_request_of_a_late_error_is_freed(server: EchoServer, encoding: Enco
     asked = {"model": "seer", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
     assert server.post(path, asked).status_code == 200  # it is loaded
     encoding.problem = "unlucky"
-    with all_freed(Call):
+    with all_freed(Call, EncodingFailed):
         asked = {"model": "seer", "stream": True, **body}
         with server.client.stream("POST", path, json=asked) as answer:
             pieces = answer.iter_bytes()
