@@ -9,11 +9,11 @@ import heapq
 import itertools
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, TypeVar
-from weakref import WeakKeyDictionary
 
 from localinfra.errors import QueueFull
 from localinfra.shares import TurnNumbers, current_client, has_room
@@ -124,7 +124,7 @@ class _Turns:
 
 
 # A lock that was waited for keeps its loop, but only tests have more than one.
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
+_turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = weakref.WeakKeyDictionary()
 
 
 async def in_turns(steps: Steps[T]) -> T:
@@ -216,6 +216,8 @@ class BoundedExecutor:
         except asyncio.CancelledError:
             job.is_abandoned = True
             raise
+        finally:
+            del future  # it has the error, whose traceback has this frame, and what was given
 
     def close(self) -> None:
         """Does not wait: running jobs have limits of their own."""
@@ -298,7 +300,10 @@ class DaemonThreads:
         await self._take_place(_Job(is_large=False))
         work = asyncio.ensure_future(in_daemon_thread(function, *arguments, name=self._name))
         work.add_done_callback(self._leave)
-        return await asyncio.shield(work)  # a thread holds its place, also if its caller leaves
+        try:
+            return await asyncio.shield(work)  # a thread holds its place, also if its caller leaves
+        finally:
+            del work  # as in `BoundedExecutor.run`
 
     async def _take_place(self, job: _Job) -> None:
         if self._num_free:
@@ -334,20 +339,28 @@ async def in_daemon_thread(function: Callable[..., T], *arguments: Any, name: st
     can't be stopped. Turns panics of Rust libraries into RuntimeError."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
+    place = weakref.ref(future)  # whose error has the frames below
 
-    def settle(outcome: Callable[[Any], None], value: object) -> None:
+    def settle(outcome: Callable[[asyncio.Future[T], Any], None], value: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(lambda: None if future.done() else outcome(value))
+            loop.call_soon_threadsafe(reach, outcome, value)
+
+    def reach(outcome: Callable[[asyncio.Future[T], Any], None], value: object) -> None:
+        if (waiting := place()) is not None and not waiting.done():
+            outcome(waiting, value)
 
     def work() -> None:
         try:
             result = function(*arguments)
         except Exception as error:
-            settle(future.set_exception, error)
+            settle(asyncio.Future.set_exception, error)
         except BaseException as error:
-            settle(future.set_exception, RuntimeError(f"{error!r:.500}"))
+            settle(asyncio.Future.set_exception, RuntimeError(f"{error!r:.500}"))
         else:
-            settle(future.set_result, result)
+            settle(asyncio.Future.set_result, result)
 
     threading.Thread(target=work, name=name, daemon=True).start()
-    return await future
+    try:
+        return await future
+    finally:
+        del future  # as in `BoundedExecutor.run`

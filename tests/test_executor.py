@@ -1,14 +1,16 @@
 """Places in the threads: who waits, who goes first, who is refused."""
 
 import asyncio
+import gc
 import threading
-from collections.abc import Callable, Coroutine
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from localinfra.errors import QueueFull
-from localinfra.executor import BoundedExecutor, DaemonThreads, is_abandoned
+from localinfra.executor import BoundedExecutor, DaemonThreads, in_daemon_thread, is_abandoned
 from localinfra.shares import current_client
 
 
@@ -284,3 +286,39 @@ def test_a_panic_of_a_library_is_an_ordinary_error() -> None:
         assert await executor.run(lambda: "goes on") == "goes on"
 
     run(test())
+
+
+@pytest.mark.parametrize("where", ["bounded", "daemons", "one daemon"])
+def test_what_work_was_given_is_freed_though_it_fails(where: str) -> None:
+    """It may have megabytes, and an error has the frames that it came through."""
+
+    class Body:
+        pass
+
+    def work(body: Body) -> None:
+        raise ValueError("a mistake in it")
+
+    async def user(
+        run: Callable[[Callable[[Body], None], Body], Awaitable[None]],
+    ) -> "weakref.ref[Body]":
+        body = Body()
+        with pytest.raises(ValueError):
+            await run(work, body)
+        return weakref.ref(body)
+
+    async def test() -> None:
+        given = await user(
+            {
+                "bounded": BoundedExecutor("tests", 1, 2).run,
+                "daemons": DaemonThreads("tests", 1, 2).run,
+                "one daemon": lambda *job: in_daemon_thread(*job, name="tests"),
+            }[where]
+        )
+        while given() is not None:  # threads may take a moment to forget their work
+            await asyncio.sleep(0.001)
+
+    gc.disable()
+    try:
+        run(test())
+    finally:
+        gc.enable()

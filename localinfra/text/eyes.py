@@ -221,9 +221,9 @@ class Eyes:
             await self._check_size(content, room, param)
         running = self._running.get(wanted)
         if running is None:
-            task = asyncio.create_task(self._encode(wanted, content))
-            running = self._running[wanted] = Encoding(task)
-            task.add_done_callback(lambda _: self._running.pop(wanted, None))
+            running = Encoding(asyncio.create_task(self._encode(wanted, content)))
+            self._running[wanted] = running
+            running.task.add_done_callback(lambda _: self._running.pop(wanted, None))
         running.num_waiting += 1
         try:
             return await asyncio.shield(running.task)
@@ -234,6 +234,7 @@ class Eyes:
             if not running.num_waiting and not running.task.done():
                 self._running.pop(wanted, None)  # who comes now starts anew
                 running.task.cancel()
+            del running  # its error has this frame, which has the picture
 
     async def _check_size(self, content: Content, room: int, param: str) -> None:
         """Refuses what won't fit before it is encoded."""
@@ -281,10 +282,7 @@ class Eyes:
 
     async def _in_turn(self, work_of: Callable[[Content], T], content: Content) -> T:
         """The result of the encoder's work, in its thread."""
-        if isinstance(content, Samples):
-            size = len(content.data)
-        else:
-            size = content.width * content.height
+        size = len(content.data) if isinstance(content, Samples) else content.width * content.height
         in_thread = self._encoding.run(self._at_work, work_of, content, size=size)
         work: asyncio.Task[T] = asyncio.create_task(in_thread)
         self._works.add(work)
@@ -299,6 +297,8 @@ class Eyes:
             if self._is_closed:  # while it waited for its turn
                 raise self._gone() from None
             raise
+        finally:
+            del work  # as `_shared`
 
     def _at_work(self, work: Callable[[Content], T], content: Content) -> T:
         try:

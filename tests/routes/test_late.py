@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from echo import EchoEncoder, EchoServer
+from outliving import all_freed
 from picture_files import file, plain
 from waiting import wait_for
 
+from localinfra.api.call import Call
 from localinfra.picture_parts import EncodingFailed
 
 CATALOGUE = """
@@ -125,6 +127,20 @@ def test_a_late_error_is_the_last_event(
         encoding.may_end.set()
         seen += b"".join(pieces)
     assert end in seen and b"unlucky" in seen and b"[DONE]" not in seen
+
+
+def test_the_request_of_a_late_error_is_freed(server: EchoServer, encoding: Encoding) -> None:
+    path, body, beat = ASKED["chat"]
+    asked = {"model": "seer", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    assert server.post(path, asked).status_code == 200  # it is loaded
+    encoding.problem = "unlucky"
+    with all_freed(Call, EncodingFailed):
+        asked = {"model": "seer", "stream": True, **body}
+        with server.client.stream("POST", path, json=asked) as answer:
+            pieces = answer.iter_bytes()
+            assert beat in next(pieces)
+            encoding.may_end.set()
+            assert b"unlucky" in b"".join(pieces)
 
 
 def test_who_leaves_while_a_picture_is_encoded_has_left(

@@ -89,7 +89,7 @@ class BackgroundAnswer:
             await app(scope, self._receive, self._send)
         except Exception as error:
             if not self._begun.is_set():
-                self._error = without_frames(as_api_error(error, scope))
+                self._error = as_api_error(error, scope)
         finally:
             self._scope = None
             self.ended_at = asyncio.get_running_loop().time()
@@ -102,7 +102,7 @@ class BackgroundAnswer:
         try:
             response = await respond(Request(scope))
         except Exception as error:
-            self._error = without_frames(as_api_error(error, scope))
+            self._error = as_api_error(error, scope)
             response = error_response(self._error, scope)
         if isinstance(response, Stream):
             response.keepalive_s = math.inf  # readers get heartbeats of their own

@@ -143,15 +143,18 @@ def possible_response(
 
 def as_api_error(error: Exception, scope: Scope) -> ApiError:
     """An ApiError unchanged; any other error becomes EngineFailed, its traceback goes to the log
-    only."""
-    if not isinstance(error, ApiError):
+    only. It ends here: the frames that it came through hold the body, and the request keeps it for
+    as long as the connection is open."""
+    answer = error if isinstance(error, ApiError) else None
+    if answer is None:
         id = RequestState.of(scope).id
         log.error("a request failed", exc_info=error, extra=about(id))
-        error = errors.EngineFailed(
+        answer = errors.EngineFailed(
             f"The server failed on this request: see its log for request {id}."
         )
-    remember_error(error, scope)
-    return error
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    remember_error(answer, scope)
+    return answer
 
 
 async def render_api_error(request: Request, error: Exception) -> Response:

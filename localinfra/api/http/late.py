@@ -73,8 +73,12 @@ class Making:
         self._task = task
 
     async def aclose(self) -> None:
-        self._task.cancel()
-        with contextlib.suppress(Exception, asyncio.CancelledError):
-            made = await self._task
-            if isinstance(made, Stream) and made.source is not None:
+        task = self._task
+        task.cancel()
+        await asyncio.wait((task,))
+        if task.cancelled() or task.exception() is not None:
+            return  # not raised here, where it would get a frame that has the task
+        made = task.result()
+        if isinstance(made, Stream) and made.source is not None:
+            with contextlib.suppress(Exception):
                 await made.source.aclose()

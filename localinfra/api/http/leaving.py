@@ -49,6 +49,7 @@ class Leaving:
             if not work.done():
                 work.cancel()
                 await asyncio.wait((work,))
+            del work  # its error has this frame, and those that hold the request's body
 
 
 class _Client:
