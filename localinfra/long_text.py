@@ -60,9 +60,10 @@ def join(parts: Sequence[str]) -> str:
 
 def joined_bytes(parts: Sequence[bytes | memoryview]) -> Steps[bytes]:
     """`b"".join(parts)`, interrupted after each million bytes. Raises MemoryError."""
-    num_bytes = sum(map(len, parts))
+    num_bytes = sum(memoryview(part).nbytes for part in parts)
     if num_bytes <= AT_ONCE_CHARS:
         return b"".join(parts)
+    assert num_bytes == sum(map(len, parts)), "views of bytes"
     pointer = _new_bytes(None, num_bytes)
     try:
         at = _start(pointer)

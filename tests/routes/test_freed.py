@@ -88,7 +88,7 @@ def test_a_client_leaves(fragile: EchoServer, api: str, is_streamed: bool) -> No
                 next(answer.iter_bytes())
         else:
             with pytest.raises(httpx2.ReadTimeout):
-                fragile.client.post(path, json=asked, timeout=0.2)
+                fragile.client.post(path, json=asked, timeout=httpx2.Timeout(600, read=0.2))
         wait_for(lambda: not phases(fragile))
 
 
