@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,11 +49,9 @@ class Run:
                 self.send_one(self._generator.attempt(number), client)
             client.close()
 
-        threads = [threading.Thread(target=work) for _ in range(num_workers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(num_workers) as threads:
+            for worker in [threads.submit(work) for _ in range(num_workers)]:
+                worker.result()  # or what was wrong with it
 
     def send_one(self, attempt: Attempt, client: Client) -> list[str]:
         outcome = exchanged(client, attempt)

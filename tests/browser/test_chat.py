@@ -274,6 +274,18 @@ def test_an_error_is_told_in_the_servers_words(open_page: Open, server: EchoServ
     expect(answer.get_by_role("alert")).to_contain_text("maximum context length is 2048 tokens")
 
 
+# The wheel's scrolling is animated: on a busy machine it may go on after the text has grown.
+AT_REST = """pane => new Promise((done) => {
+  let [top, frames] = [pane.scrollTop, 0];
+  const look = () => {
+    frames = pane.scrollTop === top ? frames + 1 : 0;
+    top = pane.scrollTop;
+    frames < 20 ? requestAnimationFrame(look) : done();
+  };
+  look();
+})"""
+
+
 def test_the_page_follows_an_answer_until_its_reader_looks_up(page: Page) -> None:
     choose(page, "slow")
     begin(page, "\n\n".join(f"Paragraph {number}." for number in range(60)))
@@ -286,6 +298,7 @@ def test_the_page_follows_an_answer_until_its_reader_looks_up(page: Page) -> Non
     page.mouse.wheel(0, -300)
     expect(page.locator(".answer-text")).to_contain_text("Paragraph 40.")
     assert end.evaluate(left) > 200
+    end.evaluate(AT_REST)
     end.evaluate("pane => pane.scrollTop = pane.scrollHeight")
     finish(page)
     expect(page.get_by_label("Ask again", exact=True)).to_be_in_viewport()

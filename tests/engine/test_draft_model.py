@@ -44,7 +44,8 @@ class Machine:
     num_steps: int = 0
 
     def __post_init__(self) -> None:
-        settings = EngineSettings(prompt_lookup=self.looks_up)
+        # The number of threads follows other work on the machine.
+        settings = EngineSettings(prompt_lookup=self.looks_up, adapts_threads=False)
         self.scheduler = Scheduler(self.backend, settings, drafter=self.drafter)
         if self.drafter:
             plain = self.drafter.decode
