@@ -13,9 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-from fuzzing.client import Client
+from fuzzing.client import Answer, Client, Span
 from fuzzing.generator import Attempt, Generator
 from fuzzing.judging import Judge
+from fuzzing.patience import Slow, hangs, num_tokens
 from fuzzing.run import exchanged
 from fuzzing.shrinking import shrunk
 from fuzzing.values import places
@@ -132,3 +133,48 @@ def test_a_body_is_made_as_small_as_its_fault_allows() -> None:
 
     small = shrunk(attempt, has_fault)
     assert set(small.body) == {"messages"} and len(small.body["messages"]) == 1
+
+
+def silent(seconds: float, num_tokens: int = 0) -> Slow:
+    return Slow(Span(100.0, 100.0 + seconds), num_tokens, 1, "infer", "damaged")
+
+
+@pytest.mark.parametrize(
+    ("slow", "others_s", "is_hanging"),
+    [
+        (silent(9.9), 0.1, False),
+        (silent(12), 0.7, True),
+        (silent(12), 3.9, True),
+        (silent(12), 4.1, False),  # all were slow
+        (silent(12, 512), 0.7, False),  # 23 ms a token, others' 29
+        (silent(51, 507), 3.2, False),
+        (silent(46, 512), 0.7, True),
+        (silent(12, 8), 0.7, True),
+    ],
+)
+def test_work_is_told_from_hanging(slow: Slow, others_s: float, is_hanging: bool) -> None:
+    meanwhile = Span(101.0, 101.0 + others_s)
+    later = Span(500.0, 600.0)  # which excuses nothing
+    assert hangs(slow, [meanwhile, later]) is is_hanging
+
+
+def test_silence_with_no_answer_to_anybody_hangs() -> None:
+    assert hangs(silent(12, 512), [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"usage": {"prompt_tokens": 9, "completion_tokens": 7}},
+        {"usage": {"input_tokens": 9, "output_tokens": 7}},
+        {"inference_status": {"tokens_input": 9, "tokens_generated": 7}},
+        {"prompt_eval_count": 9, "eval_count": 7},
+    ],
+)
+def test_an_answer_says_how_many_tokens_it_has(body: object) -> None:
+    assert num_tokens(Answer(200, {}, json.dumps(body).encode())) == 7
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"usage":null}', b'{"usage":{"a":1}}'])
+def test_an_answer_that_says_no_number_of_tokens_has_none(body: bytes) -> None:
+    assert num_tokens(Answer(200, {}, body)) == 0

@@ -13,6 +13,21 @@ READ_BYTES = 1 << 16
 MOST_BYTES = 64 << 20  # of an answer
 
 
+@dataclass(frozen=True)
+class Span:
+    """By `time.monotonic`."""
+
+    began_s: float = 0.0
+    ended_s: float = 0.0
+
+    @property
+    def took_s(self) -> float:
+        return self.ended_s - self.began_s
+
+    def overlaps(self, other: "Span") -> bool:
+        return self.began_s <= other.ended_s and other.began_s <= self.ended_s
+
+
 @dataclass
 class Answer:
     status: int
@@ -33,7 +48,7 @@ class Answer:
 class Outcome:
     answers: list[Answer] = field(default_factory=list)
     took_s: float = 0.0
-    silent_s: float = 0.0  # the longest wait for a byte
+    silence: Span = Span()  # the longest wait for a byte
     trouble: str = ""  # refused, reset, closed, hangs or unreadable: what the connection did
     rest: bytes = b""  # that is no answer
 
@@ -189,7 +204,8 @@ class Reading:
     def _receive(self, connection: socket.socket) -> bool:
         since = time.monotonic()
         data = connection.recv(READ_BYTES)
-        self.outcome.silent_s = max(self.outcome.silent_s, time.monotonic() - since)
+        wait = Span(since, time.monotonic())
+        self.outcome.silence = max(self.outcome.silence, wait, key=lambda span: span.took_s)
         self._held += data
         self._num_read += len(data)
         if self._num_read > MOST_BYTES:

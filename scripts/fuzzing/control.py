@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from fuzzing.client import Client
+from fuzzing.client import Client, Span
+from fuzzing.patience import CONTROL_TOKENS
 from fuzzing.seeds import SMOL
 from fuzzing.served import CONTROL_KEY
 from fuzzing.wire import HttpRequest, whole
@@ -16,7 +17,12 @@ PAUSE_S = 1.0  # what it asks is work, too
 HEALTH_LIMIT_S = 10.0
 ANSWER_LIMIT_S = 120.0
 ASKED = [{"role": "user", "content": "Tell me of a river, in a few sentences."}]
-GREEDY: dict[str, Any] = {"model": SMOL, "messages": ASKED, "max_tokens": 24, "temperature": 0}
+GREEDY: dict[str, Any] = {
+    "model": SMOL,
+    "messages": ASKED,
+    "max_tokens": CONTROL_TOKENS,
+    "temperature": 0,
+}
 SEEDED = {**GREEDY, "temperature": 0.9, "seed": 11, "stream": True}
 
 
@@ -35,12 +41,15 @@ class Watch:
 
     port: int
     faults: list[str] = field(default_factory=list)
-    num_asked: int = 0
-    longest_s: float = 0.0
+    asked: list[Span] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def longest_s(self) -> float:
+        return max((span.took_s for span in self.asked), default=0.0)
 
     def start(self) -> None:
         self._thread.start()
@@ -53,10 +62,9 @@ class Watch:
         while True:
             since = time.monotonic()
             fault = self.ask()
-            self.num_asked += 1
-            self.longest_s = max(self.longest_s, time.monotonic() - since)
+            self.asked.append(Span(since, time.monotonic()))
             if fault and len(self.faults) < 20:
-                self.faults.append(f"number {self.num_asked}: {fault}")
+                self.faults.append(f"number {len(self.asked)}: {fault}")
             if self._is_over.wait(PAUSE_S):
                 break
 

@@ -4,12 +4,12 @@ import os
 import time
 from collections.abc import Sequence
 
-from fuzzing.control import Watch
-from fuzzing.run import SLOW_S, Findings
+from fuzzing.control import Control, Watch
+from fuzzing.patience import hangs
+from fuzzing.run import Findings
 from fuzzing.served import FuzzedServer
 
 PROGRESS_S = 10.0
-MOST_RATIO = 3.0  # of an answer's time to the slowest one's of the control streams
 STILL_S = 8.0  # for answers in the background to end, and what is kept of them to go
 
 
@@ -47,17 +47,21 @@ class Report:
         )
         for watch in self._watches:
             name = type(watch).__name__.lower()
-            print(f"{name:<11} {watch.num_asked} asked, the slowest {watch.longest_s:.2f} s")
-        stuck = self._stuck()
-        for silent_s, number, operation, kind in sorted(found.slow, reverse=True)[:20]:
-            print(f"slow        {silent_s:.0f} s: {number}, {operation}: {kind}")
+            print(f"{name:<11} {len(watch.asked)} asked, the slowest {watch.longest_s:.2f} s")
+        slowest = sorted(found.slow, key=lambda slow: slow.silence.took_s, reverse=True)
+        for slow in slowest[:20]:
+            print(f"slow        {slow}")
         if is_alive:
             time.sleep(STILL_S)
             print(f"at first    {told(self._first)}\nat the end  {told(self._server.size())}")
         complaints = self._server.complaints()
         for line in complaints[:30]:
             print(f"the log     {line[:200]}")
-        faults = [*(fault for watch in self._watches for fault in watch.faults), *stuck]
+        faults = [fault for watch in self._watches for fault in watch.faults]
+        controls = [
+            span for watch in self._watches if isinstance(watch, Control) for span in watch.asked
+        ]
+        faults += [f"hangs: {slow}" for slow in slowest if hangs(slow, controls)]
         if not is_alive:
             faults.append(f"the server died ({self._server.process.poll()})")
             print(self._server.last_words())
@@ -67,15 +71,6 @@ class Report:
             print(f"FAILED      {count} times {fault} ({found.files.get(fault, '')})")
         print(f"{len(faults) + len(found.faults)} kinds of faults")
         return int(bool(faults or found.faults))
-
-    def _stuck(self) -> list[str]:
-        """Answers that took long though others' did not: other load slows them all."""
-        usual_s = max(watch.longest_s for watch in self._watches)
-        return [
-            f"silent for {silent_s:.0f} s: {number}, {operation}: {kind}"
-            for silent_s, number, operation, kind in self._findings.slow
-            if silent_s > max(SLOW_S, MOST_RATIO * usual_s)
-        ]
 
 
 def told(size: tuple[float, int, int] | None) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from fuzzing.client import Client, Outcome
 from fuzzing.generator import Attempt, Generator
 from fuzzing.judging import Judge
+from fuzzing.patience import SLOW_S, Slow, num_tokens
 from fuzzing.shrinking import shrunk, write
 
-SLOW_S = 10.0
 HANG_S = 180.0  # of silence; on a busy machine, answers may be slow
 MOST_FILES = 200
 
@@ -26,7 +26,7 @@ class Findings:
     operations: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     files: dict[str, Path] = field(default_factory=dict)  # of the first attempt with each fault
-    slow: list[tuple[float, int, str, str]] = field(default_factory=list)
+    slow: list[Slow] = field(default_factory=list)
 
 
 class Run:
@@ -68,12 +68,15 @@ class Run:
             found.operations[attempt.route.operation] += 1
             words = [str(answer.status) for answer in outcome.answers[:1]]
             found.statuses[words[0] if words else attempt.delivery.how] += 1
-            if outcome.silent_s > SLOW_S:
-                row = (outcome.silent_s, attempt.number, attempt.route.operation, attempt.kind)
-                found.slow.append(row)
+            if outcome.silence.took_s > SLOW_S:
+                tokens = max(map(num_tokens, outcome.answers), default=0)
+                slow = Slow(
+                    outcome.silence, tokens, attempt.number, attempt.route.operation, attempt.kind
+                )
+                found.slow.append(slow)
                 body = outcome.answers[0].body if outcome.answers else b""
-                slow = [f"silent for {outcome.silent_s:.0f} s"]
-                write(attempt, slow, body[:10_000], self._folder / "slow", self._generator.seed)
+                folder = self._folder / "slow"
+                write(attempt, [str(slow)], body[:10_000], folder, self._generator.seed)
 
     def _note_faults(self, attempt: Attempt, outcome: Outcome, faults: list[str]) -> None:
         keys = [f"{attempt.route.operation}: {fault}" for fault in faults]

@@ -106,6 +106,8 @@ class FuzzedServer:
         except OSError:
             return None
         found = {name: int(n) for name, n in re.findall(r"^(VmRSS|Threads):\s*(\d+)", status, re.M)}
+        if "VmRSS" not in found:  # ended, and nobody has waited for it
+            return None
         return found["VmRSS"] / 1024, found["Threads"], len(list((proc / "fd").iterdir()))
 
     def complaints(self) -> list[str]:
