@@ -12,7 +12,7 @@ from localinfra.engine.kvcache import KVCache
 from localinfra.engine.policy.prefill import Prefill
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Step
-from localinfra.engine.turns import came_together, least_recent, prompts_in_turn
+from localinfra.engine.turns import came_together, least_recent, num_requests, prompts_in_turn
 
 
 class Batching:
@@ -55,14 +55,14 @@ class Batching:
         step = Step()
         streams = [sequence for sequence in reading if sequence.is_decoding]
         for sequence in prompts_in_turn(looking, num_steps):
-            if size := self._num_rows(sequence, streams, len(looking)):
+            if size := self._num_rows(sequence, streams, num_requests(looking)):
                 step.add(sequence, size, int(size == sequence.num_pending), [])
                 break
         return step
 
     def _num_rows(self, sequence: Sequence, streams: list[Sequence], num_looking: int) -> int:
-        """How many rows of its picture are read now; 0 if there is no room, or streams come first.
-        All of them where they see each other."""
+        """How many rows of its picture are read now, beside pictures of `num_looking` requests in
+        all; 0 if there is no room, or streams come first. All of them where they see each other."""
         placed = sequence.picture
         assert placed
         size = placed.end - sequence.num_cached
@@ -152,7 +152,8 @@ class Batching:
             budget += self._prefill.burst
         else:
             num_rows = self._shapes.size_of(decoding)(len(decoding))
-            budget += self._prefill.chunk(num_rows, len(prompts), depth, max_rows - num_rows)
+            room = max_rows - num_rows
+            budget += self._prefill.chunk(num_rows, num_requests(prompts), depth, room)
         budget = min(budget, max_rows)
         enough = self._prefill.enough if is_burst or not decoding else 0
         rows_left = self._backend.max_output_rows - len(decoding)

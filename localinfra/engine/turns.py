@@ -87,6 +87,11 @@ def prompts_in_turn(prompts: list[Sequence], step: int) -> list[Sequence]:
     return sorted(prompts, key=ranks.__getitem__)
 
 
+def num_requests(sequences: Iterable[Sequence]) -> int:
+    """How many requests the sequences are of."""
+    return len({id(sequence.group) for sequence in sequences})
+
+
 class _Shares:
     """The number of running sequences of each client and of each request."""
 

@@ -51,8 +51,8 @@ class Pacer(Prefill):
         self.times = times
         self._batch_size = batch_size
 
-    def budget(self, num_rows: int, num_prompts: int = 1, depth: int = 0) -> int:
-        return self.chunk(num_rows, num_prompts, depth, self._batch_size - num_rows)
+    def budget(self, num_rows: int, num_requests: int = 1, depth: int = 0) -> int:
+        return self.chunk(num_rows, num_requests, depth, self._batch_size - num_rows)
 
     def observe(
         self, num_rows: int, num_prompt_tokens: int, seconds: float, depth: int = 0
@@ -198,6 +198,19 @@ def test_whatever_is_observed_batches_are_not_exceeded_and_prompts_move(
         pacer.observe(3, 0, 0.01)
         num_empty += 1
     assert num_empty <= NUMBERS.max_pauses
+
+
+@pytest.mark.parametrize("num_requests", [2, 7, 30, 1000])
+def test_however_many_requests_wait_no_stream_waits_longer_than_a_stall(num_requests: int) -> None:
+    pacer = Pacer()
+    gaps = []
+    for _ in range(100):
+        size = pacer.budget(1, num_requests)
+        gaps.append(0.030 + 0.0045 * size)
+        pacer.observe(1, size, gaps[-1])
+    assert max(gaps) <= NUMBERS.max_stall_s
+    allowed_s = min(0.030 * 4 * num_requests, NUMBERS.max_stall_s)
+    assert max(gaps[50:]) >= 0.8 * allowed_s
 
 
 def test_many_prompts_beside_one_stream_are_read_in_larger_chunks() -> None:

@@ -207,3 +207,31 @@ def test_a_clients_stream_does_not_wait_for_all_prompts_of_another() -> None:
         steps.step()
         rows += steps.backend.batch_sizes[before:]
     assert sum(rows) / len(rows) < steps.backend.batch_size / 2
+
+
+@pytest.mark.parametrize("num_prompts", [1, 3, 24])
+def test_a_stream_waits_no_longer_for_a_request_of_many_prompts(num_prompts: int) -> None:
+    """Its steps take as long as their rows."""
+    steps = Steps(num_sequences=25)
+    steps.row_s = 0.001
+    steps.submit(1, 5, 900, client="a")
+    for _ in range(60):
+        steps.step()
+    many = steps.submit(num_prompts, 60, 1, client="b")
+    before = len(steps.backend.batch_sizes)
+    while not all(sequence in steps.first_token for sequence in many):
+        steps.step()
+    assert 2 <= max(steps.backend.batch_sizes[before:]) <= 4
+
+
+def test_streams_wait_longer_for_more_requests_than_there_are_streams() -> None:
+    steps = Steps(num_sequences=13)
+    steps.row_s = 0.001
+    steps.submit(1, 5, 900, client="a")
+    for _ in range(60):
+        steps.step()
+    many = [steps.submit(1, 200, 1, client="b")[0] for _ in range(12)]
+    before = len(steps.backend.batch_sizes)
+    while not all(sequence in steps.first_token for sequence in many):
+        steps.step()
+    assert max(steps.backend.batch_sizes[before:]) > 20

@@ -42,12 +42,14 @@ class Prefill:
         fitting = self._fitting(NUMBERS.max_stall_s, 0, depth)
         return min(max(1, fitting // whole) * whole, room)
 
-    def chunk(self, num_rows: int, num_prompts: int, depth: int, room: int) -> int:
-        """Prompt tokens that may join a step of so many decoding rows, for all of `num_prompts`
-        together, at most `room`; the first of them comes after `depth` others of its prompt.
+    def chunk(self, num_rows: int, num_requests: int, depth: int, room: int) -> int:
+        """Prompt tokens that may join a step of so many decoding rows, for the prompts of
+        `num_requests` together, at most `room`; the first of them comes after `depth` others of its
+        prompt.
 
-        Where more prompts are read than sequences stream, the gap grows with their share: few would
-        be served smoothly, and many would wait.
+        Where prompts of more requests are read than sequences stream, the gap grows with their
+        share, up to `max_stall_s`: few would be served smoothly, and many would wait. One request
+        never makes it grow, however many prompts it has.
         """
         if self._times.is_fresh(num_rows):
             self._num_pauses = 0
@@ -57,9 +59,9 @@ class Prefill:
         usual_s = self._expected(num_rows, 0)
         if usual_s is None:
             return min(NUMBERS.tile_rows, room)
-        gap_ratio = self._max_gap_ratio * max(1.0, num_prompts / num_rows)
-        gap_s = (NUMBERS.aim * gap_ratio - 1) * usual_s
-        small = min(self._fitting(gap_s, num_rows, depth), room)
+        step_s = self._max_gap_ratio * usual_s
+        step_s = max(step_s, min(step_s * num_requests / num_rows, NUMBERS.max_stall_s))
+        small = min(self._fitting(NUMBERS.aim * step_s - usual_s, num_rows, depth), room)
         for num_tiles in (2, 1) if depth >= NUMBERS.tile_depth else ():
             size = num_tiles * NUMBERS.tile_rows - num_rows
             if small < size <= room and self._pays(size, small, num_rows, depth):
