@@ -140,7 +140,7 @@ class Batching:
         """Adds what the streams `decoding` may wait for, which are in the step or come after it."""
         prompts = [sequence for sequence in running if not sequence.is_decoding]
         in_turn = prompts_in_turn(prompts, num_steps)
-        is_burst = came_together(decoding, prompts[0])
+        is_burst = came_together(decoding, prompts)
         budget = len(step.batch)
         stands_alone = self._shapes.stands_alone(prompts[0])
         depth = in_turn[0].num_cached

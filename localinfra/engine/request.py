@@ -70,6 +70,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     max_offloaded: int = 0  # bytes of host memory for evicted prefixes
     prompt_lookup: bool = True  # speculative decoding from the text so far, if faster
     max_gap_ratio: float = 4.0  # of a step with prompt tokens to the usual step time
+    max_stall_s: float = 0.75  # of such a step beyond that, where it pays for all; 0: never
     adapts_threads: bool = True  # fewer compute threads while others keep the cores busy
 
 

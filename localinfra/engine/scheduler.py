@@ -59,7 +59,8 @@ class Scheduler:
         adapts = settings.adapts_threads and not backend.is_on_device
         counts = rungs(backend.max_threads) if adapts else [backend.max_threads]
         self._threads = ThreadController(self._times, counts, IdleCores())
-        prefill = Prefill(self._times, self._threads, settings.max_gap_ratio)
+        limits = settings.max_gap_ratio, settings.max_stall_s
+        prefill = Prefill(self._times, self._threads, *limits)
         self.cache = KVCache(backend, settings.max_offloaded)
         self.keeping = Keeping(self.cache, backend, shelf, send)
         self._shapes = CanonicalShapes(backend, self.cache)

@@ -12,6 +12,7 @@ from localinfra.engine.sequence import Sequence
 # After this many steps without progress a prompt goes before all shorter ones, so that it gets at
 # least 1 / PATIENCE of the prompt time.
 PATIENCE = 8
+TOGETHER = 4  # steps within which requests are admitted that came together
 
 
 class Turns:
@@ -108,10 +109,13 @@ def least_recent(sequences: list[Sequence], limit: int) -> list[Sequence]:
     return sorted(sequences, key=lambda sequence: sequence.stepped_at)[:limit]
 
 
-def came_together(streams: list[Sequence], prompt: Sequence) -> bool:
-    """Whether all streams are of the prompt's client and began after it was admitted: requests that
-    came together. Streams that flowed when the prompt came are to flow on."""
-    return bool(streams) and all(
-        s.decoding_since >= prompt.admitted_at and s.group.client == prompt.group.client
-        for s in streams
+def came_together(streams: list[Sequence], prompts: list[Sequence]) -> bool:
+    """Whether all streams are of the first prompt's client, were admitted with it and began after
+    that, and more requests than they still read: those that came together share the wait. Streams
+    that flowed when the prompt came are to flow on, and so are those that come while it is read."""
+    first = prompts[0]
+    return 0 < num_requests(streams) < num_requests(prompts) and all(
+        stream.decoding_since >= first.admitted_at >= stream.admitted_at - TOGETHER
+        and stream.group.client == first.group.client
+        for stream in streams
     )

@@ -148,6 +148,7 @@ def engine_settings(entry: TextModelEntry, max_waiting: int) -> EngineSettings:
         max_offloaded=max_offloaded_bytes(entry),
         prompt_lookup=entry.prompt_lookup,
         max_gap_ratio=entry.max_gap_ratio,
+        max_stall_s=entry.max_stall_s,
         adapts_threads=entry.threads is None and entry.batch_threads is None,
     )
 

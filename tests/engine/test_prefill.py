@@ -15,6 +15,7 @@ from localinfra.engine.policy.numbers import NUMBERS
 from localinfra.engine.policy.prefill import Prefill
 from localinfra.engine.policy.step_times import StepTimes
 from localinfra.engine.policy.threads import ThreadController
+from localinfra.engine.request import EngineSettings
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -42,12 +43,18 @@ Q4_1, Q8_0 = Machine(3.5, 7, 0, 7), Machine(9, 5, 4, 3.9)
 GPU = Machine(8, 0.05, 5, 0.06)
 
 
+MAX_STALL_S = EngineSettings().max_stall_s
+
+
 class Pacer(Prefill):
     """On one thread, told what steps took."""
 
-    def __init__(self, max_gap_ratio: float = 4.0, batch_size: int = 512):
+    def __init__(
+        self, max_gap_ratio: float = 4.0, batch_size: int = 512, max_stall_s: float = MAX_STALL_S
+    ):
         times = StepTimes()
-        super().__init__(times, ThreadController(times, [1], ToldCores()), max_gap_ratio)
+        threads = ThreadController(times, [1], ToldCores())
+        super().__init__(times, threads, max_gap_ratio, max_stall_s)
         self.times = times
         self._batch_size = batch_size
 
@@ -208,8 +215,8 @@ def test_however_many_requests_wait_no_stream_waits_longer_than_a_stall(num_requ
         size = pacer.budget(1, num_requests)
         gaps.append(0.030 + 0.0045 * size)
         pacer.observe(1, size, gaps[-1])
-    assert max(gaps) <= NUMBERS.max_stall_s
-    allowed_s = min(0.030 * 4 * num_requests, NUMBERS.max_stall_s)
+    assert max(gaps) <= MAX_STALL_S
+    allowed_s = min(0.030 * 4 * num_requests, MAX_STALL_S)
     assert max(gaps[50:]) >= 0.8 * allowed_s
 
 
@@ -226,32 +233,49 @@ def test_many_prompts_beside_one_stream_are_read_in_larger_chunks() -> None:
     assert pacer.budget(1) <= alone
 
 
-def test_deep_in_a_prompt_chunks_become_whole_tiles() -> None:
-    """Attention row by row against in tiles, as measured with SmolLM2-135M on two cores."""
-    pacer, usual_s = Pacer(), 0.030
-    pacer.observe(0, 256, 256 * 0.0045)
+USUAL_S = 0.030
+
+
+def read(pacer: Pacer, num_tokens: int) -> list[tuple[int, float]]:
+    """The depths and seconds of a prompt's chunks beside four streams: attention row by row against
+    in tiles, as measured with SmolLM2-135M on two cores."""
+    pacer.observe(0, 30, 30 * 0.0045)
     for _ in range(3):
-        pacer.observe(4, 0, usual_s)
+        pacer.observe(4, 0, USUAL_S)
+    depth, chunks = 0, []
+    while depth < num_tokens:
+        size = min(pacer.budget(4, depth=depth), num_tokens - depth)
+        slope = 0.0012 if size + 4 >= 64 else 0.004
+        seconds = USUAL_S + size * (0.0045 + slope * depth / 1000)
+        pacer.observe(4, size, seconds, depth)
+        depth += size
+        chunks.append((depth, seconds))
+    return chunks
 
-    def read(num_tokens: int) -> list[tuple[int, float]]:
-        depth, chunks = 0, []
-        while depth < num_tokens:
-            size = min(pacer.budget(4, depth=depth), num_tokens - depth)
-            slope = 0.0012 if size + 4 >= 64 else 0.004
-            seconds = usual_s + size * (0.0045 + slope * depth / 1000)
-            pacer.observe(4, size, seconds, depth)
-            depth += size
-            chunks.append((depth, seconds))
-        return chunks
 
-    chunks = read(2000)
+def test_deep_in_a_prompt_chunks_become_whole_tiles() -> None:
+    pacer = Pacer()
+    pacer.observe(0, 256, 256 * 0.0045)
+    chunks = read(pacer, 2000)
     assert max(seconds for _, seconds in chunks) <= 0.75
-    assert max(seconds for depth, seconds in chunks if depth <= 300) <= 4 * usual_s
+    assert max(seconds for depth, seconds in chunks if depth <= 300) <= 4 * USUAL_S
     assert sum(seconds for _, seconds in chunks) < 17  # 29 without
-    again = read(2000)
+    again = read(pacer, 2000)
     shallow, deep = ([one for one in again if (one[0] > 300) == is_deep] for is_deep in (0, 1))
-    assert statistics.median(seconds for _, seconds in shallow) <= 4 * usual_s
+    assert statistics.median(seconds for _, seconds in shallow) <= 4 * USUAL_S
     assert len(deep) <= 1700 // 60, "what small chunks cost there is known"
+
+
+def test_tiles_are_found_where_no_prompt_was_read_before() -> None:
+    chunks = read(Pacer(), 2000)
+    assert max(seconds for _, seconds in chunks) <= MAX_STALL_S
+    assert sum(seconds for _, seconds in chunks) < 17
+
+
+@pytest.mark.parametrize("num_tokens", [300, 2000, 8000])
+def test_without_stalls_no_stream_waits_four_steps_anywhere_in_a_prompt(num_tokens: int) -> None:
+    chunks = read(Pacer(max_stall_s=0.0), num_tokens)
+    assert max(seconds for _, seconds in chunks) <= 4 * USUAL_S
 
 
 def deep_sizes(usual_s: float, small_s: float, tile_s: float) -> list[int]:

@@ -235,3 +235,33 @@ def test_streams_wait_longer_for_more_requests_than_there_are_streams() -> None:
     while not all(sequence in steps.first_token for sequence in many):
         steps.step()
     assert max(steps.backend.batch_sizes[before:]) > 20
+
+
+def rows_beside(steps: Steps, stream: Sequence) -> int:
+    """Of the largest step from the stream's first token on."""
+    steps.wait_for(stream)
+    before = len(steps.backend.batch_sizes)
+    while stream in steps.scheduler.running:
+        steps.step()
+    return max(steps.backend.batch_sizes[before:])
+
+
+def test_a_stream_that_comes_while_a_prompt_is_read_flows_too() -> None:
+    steps = Steps()
+    steps.row_s = 0.001
+    steps.submit(10, 200, 1)
+    for _ in range(10):
+        steps.step()
+    [stream] = steps.submit(1, 5, 40)
+    assert rows_beside(steps, stream) <= 4
+
+
+@pytest.mark.parametrize(("num_requests", "is_shared"), [(1, False), (3, True)])
+def test_requests_that_come_together_share_the_wait(num_requests: int, is_shared: bool) -> None:
+    """But one long prompt makes no other request wait."""
+    steps = Steps()
+    steps.row_s = 0.001
+    [stream] = steps.submit(1, 5, 8)
+    for _ in range(num_requests):
+        steps.submit(1, 200, 1)
+    assert (rows_beside(steps, stream) > 30) is is_shared

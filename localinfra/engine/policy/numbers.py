@@ -16,7 +16,6 @@ class PolicyNumbers(msgspec.Struct, frozen=True):
     max_pauses: int = 4  # steps in a row without prompts, to see what is usual
     tile_depth: int = 256  # tokens of a prompt; before, its chunks are small and show their cost
     tile_gain: float = 1.45  # how much sooner tiles must read a prompt than small chunks do
-    max_stall_s: float = 0.75  # of a step, for whole tiles and for requests that came together
     whole_rows: int = 512  # of a prompt alone on a GPU: a step of so many is read whole
 
     # Speculation.

@@ -16,10 +16,17 @@ from localinfra.engine.policy.threads import ThreadController
 class Prefill:
     """Sizes prompt chunks. The engine's thread only."""
 
-    def __init__(self, times: StepTimes, threads: ThreadController, max_gap_ratio: float):
+    def __init__(
+        self,
+        times: StepTimes,
+        threads: ThreadController,
+        max_gap_ratio: float,
+        max_stall_s: float,
+    ):
         self._times = times
         self._threads = threads
         self._max_gap_ratio = max_gap_ratio
+        self._max_stall_s = max_stall_s
         self._num_pauses = 0  # of prompts, in a row
 
     @property
@@ -33,13 +40,14 @@ class Prefill:
     def burst(self) -> int:
         """Prompt tokens for a step whose streams have only just begun, of requests that came
         together: they let the others catch up, and all of them share the wait."""
-        return self._fitting(NUMBERS.max_stall_s, 0)
+        row_s = self._expected(1, 0) or 0.0
+        return self._fitting(max(self._max_stall_s, self._max_gap_ratio * row_s), 0)
 
     def alone(self, depth: int, room: int) -> int:
         """Prompt tokens for a step on a GPU beside which nobody streams, at most `room`: as many
         whole parts as are no stall for who comes meanwhile, one at least."""
         whole = NUMBERS.whole_rows
-        fitting = self._fitting(NUMBERS.max_stall_s, 0, depth)
+        fitting = self._fitting(self._max_stall_s, 0, depth)
         return min(max(1, fitting // whole) * whole, room)
 
     def chunk(self, num_rows: int, num_requests: int, depth: int, room: int) -> int:
@@ -60,7 +68,7 @@ class Prefill:
         if usual_s is None:
             return min(NUMBERS.tile_rows, room)
         step_s = self._max_gap_ratio * usual_s
-        step_s = max(step_s, min(step_s * num_requests / num_rows, NUMBERS.max_stall_s))
+        step_s = max(step_s, min(step_s * num_requests / num_rows, self._max_stall_s))
         small = min(self._fitting(NUMBERS.aim * step_s - usual_s, num_rows, depth), room)
         for num_tiles in (2, 1) if depth >= NUMBERS.tile_depth else ():
             size = num_tiles * NUMBERS.tile_rows - num_rows
@@ -70,10 +78,13 @@ class Prefill:
 
     def _pays(self, size: int, small: int, num_rows: int, depth: int) -> bool:
         """Whether steps of `size` prompt tokens read a prompt so much sooner than steps of `small`
-        that it is worth the longer gaps, and are no stall. Each computes the rows too."""
+        that it is worth the longer gaps, and are no stall. Each computes the rows too. Where no
+        step of a tile was seen, one will tell, if it is no stall even at the price of small ones.
+        """
         large_s, small_s = (self._expected(num_rows, n, depth) or 0.0 for n in (size, small))
         is_sooner = small_s * size > NUMBERS.tile_gain * large_s * small
-        return is_sooner and large_s <= NUMBERS.aim * NUMBERS.max_stall_s
+        is_unknown = not self._times.knows_tiles(self._threads.settled(is_prefill=True))
+        return (is_sooner or is_unknown) and large_s <= NUMBERS.aim * self._max_stall_s
 
     def _expected(self, num_rows: int, num_prompt_tokens: int, depth: int = 0) -> float | None:
         threads = self._threads.settled(is_prefill=num_prompt_tokens > 0)

@@ -55,6 +55,10 @@ class StepTimes:
         in_tiles, below = int(cost / in_tile), max(NUMBERS.tile_rows - 1 - num_rows, 0)
         return max(1, in_tiles if in_tiles > below else min(int(cost / small), below))
 
+    def knows_tiles(self, threads: int) -> bool:
+        """Whether a step of at least a tile was seen."""
+        return (threads, True) in self._tokens
+
     def is_fresh(self, num_rows: int) -> bool:
         """Whether a step of such rows without prompts was as expected not long ago."""
         confirmed = self._confirmed.get(num_rows, -NUMBERS.fresh_steps)
@@ -108,10 +112,12 @@ class StepTimes:
         self, threads: int, is_tile: bool, level: int, seconds: float, odd: bool
     ) -> None:
         cost = seconds / self._speed.value
-        first = self._token_cost(threads, is_tile, level) or cost
+        guess = self._token_cost(threads, is_tile, level)
         means = self._tokens.setdefault((threads, is_tile), {})
-        odd &= level in means or not means  # what is known of other depths was a guess
-        mean = means.setdefault(level, _Mean(first))
+        # What is known of other depths was a guess, and what small chunks tell of tiles. What tiles
+        # tell of small chunks is better than the first of these, whose few tokens hide beside rows.
+        odd &= level in means or not (means or is_tile)
+        mean = means.setdefault(level, _Mean(guess or cost))
         mean.add(cost, odd)
         if mean.num_odd == NUMBERS.num_surprises - 1:
             self._confirmed.clear()  # is it the machine? A usual step will show
