@@ -24,7 +24,9 @@ from localinfra.engine.states import States
 # place, unless many others have ended since.
 TIDY_INTERVAL = 8
 MANY_IDLE = 512  # cells; 1,700 slowed a step of one row by 5 to 9 %
-MANY_BESIDE_CANONICAL = 2048  # every hole among cells in order has all of them copied
+# Beside cells that must stay in order: for every hole among them, all that are held are copied. At
+# least as many as those, then.
+MANY_BESIDE_CANONICAL = 2048
 
 
 class KVCache:
@@ -208,7 +210,8 @@ class KVCache:
         if not self.copies.max_bytes or self._steps_to_tidying > 0:
             return
         num_offloaded = 0
-        many = MANY_BESIDE_CANONICAL if self._canonical else MANY_IDLE
+        num_held = self.num_used - self.num_cached
+        many = max(MANY_BESIDE_CANONICAL, num_held) if self._canonical else MANY_IDLE
         while self._backend.idle_cells_slow_steps and self.num_cached >= many:
             leaf = self._least_useful_leaf()
             if leaf is None:

@@ -111,10 +111,15 @@ def least_recent(sequences: list[Sequence], limit: int) -> list[Sequence]:
 
 def came_together(streams: list[Sequence], prompts: list[Sequence]) -> bool:
     """Whether all streams are of the first prompt's client, were admitted with it and began after
-    that, and more requests than they still read: those that came together share the wait. Streams
-    that flowed when the prompt came are to flow on, and so are those that come while it is read."""
+    that, and more requests still read than only stream: those that came together share the wait.
+    Streams that flowed when the prompt came are to flow on, and so are those that come while it is
+    read."""
     first = prompts[0]
-    return 0 < num_requests(streams) < num_requests(prompts) and all(
+    reading = {id(prompt.group) for prompt in prompts}
+    streaming = {id(stream.group) for stream in streams} - reading
+    if not streams or len(streaming) >= len(reading):
+        return False
+    return all(
         stream.decoding_since >= first.admitted_at >= stream.admitted_at - TOGETHER
         and stream.group.client == first.group.client
         for stream in streams

@@ -172,8 +172,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     mtp: bool = False
     # while a prompt is read, aim for steps of at most this many times the usual step of the streams
     max_gap_ratio: Annotated[float, Meta(ge=1.5, le=1000)] = ENGINE.max_gap_ratio
-    # such a step may take so many seconds all the same where smaller ones would read a long prompt
-    # far slower, and where more requests read prompts than stream; 0: never
+    # seconds that such a step may take all the same where that is better for all; 0: none
     max_stall_s: Annotated[float, Meta(ge=0, le=60)] = ENGINE.max_stall_s
     # its projector, a GGUF file that turns pictures and sounds into what the model reads; default:
     # the mmproj file that came with the model, if there is one

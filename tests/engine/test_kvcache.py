@@ -4,7 +4,7 @@ import pytest
 from fakes import FakeBackend
 
 from localinfra.engine.backend import Batch
-from localinfra.engine.kvcache import MANY_IDLE, KVCache
+from localinfra.engine.kvcache import MANY_BESIDE_CANONICAL, MANY_IDLE, KVCache
 from localinfra.engine.radix import Prefix
 
 
@@ -31,6 +31,35 @@ def test_idle_cells_are_offloaded_even_if_a_sequence_ends_at_every_step() -> Non
         assert cache.num_used == backend.num_used
     assert most <= MANY_IDLE + 10 * 100
     assert cache.match(Prefix([0, *range(99)]), 99).num_known == 99
+
+
+def test_more_idle_cells_stay_while_cells_in_order_would_have_to_move_for_their_holes() -> None:
+    backend = FakeBackend(
+        num_cells=8000, num_slots=80, batch_size=100, context_length=900, idle_cells_slow_steps=True
+    )
+    cache = KVCache(backend, max_offloaded=1 << 22)
+
+    def compute(tokens: list[int], *, is_canonical: bool = False) -> int:
+        slot, _ = cache.acquire(Prefix(tokens), len(tokens) - 1, is_canonical=is_canonical)
+        cache.tidy(len(tokens))
+        batch = Batch()
+        batch.extend(slot, 0, tokens, 0)
+        backend.decode(batch)
+        cache.advance(slot, len(tokens))
+        return slot
+
+    ordered = [99, *range(99)]
+    lasting = compute(ordered, is_canonical=True)
+    counts = []
+    for first in range(70):
+        tokens = [first, *range(99)]
+        cache.finish(compute(tokens), tokens)
+        counts.append(cache.num_cached)
+    assert MANY_IDLE * 3 < max(counts) <= MANY_BESIDE_CANONICAL + 10 * 100
+    cache.finish(lasting, ordered)
+    for _ in range(100):
+        cache.tidy(100)
+    assert cache.num_cached < MANY_IDLE
 
 
 @pytest.mark.parametrize("max_offloaded", [0, 100, 1000, 1 << 22])
