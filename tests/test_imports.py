@@ -48,7 +48,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"node"},
         {"radix"},
         {"copies"},
-        {"relaying", "states"},
+        {"relaying", "states", "tidying"},
         {"kvcache"},
         {"logprobs", "output", "sampling"},
         {"sequence"},

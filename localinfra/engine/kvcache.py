@@ -5,6 +5,7 @@ running slot beyond its recorded prefix count with that slot.
 """
 
 import contextlib
+import math
 from collections.abc import Iterable
 
 from localinfra.engine.backend import Backend
@@ -19,14 +20,7 @@ from localinfra.engine.offloaded import (
 from localinfra.engine.radix import Match, Prefix, RadixTree
 from localinfra.engine.relaying import Contents, save_spans
 from localinfra.engine.states import States
-
-# Steps between two looks at idle cells: a conversation that continues at once finds its cells in
-# place, unless many others have ended since.
-TIDY_INTERVAL = 8
-MANY_IDLE = 512  # cells; 1,700 slowed a step of one row by 5 to 9 %
-# Beside cells that must stay in order: for every hole among them, all that are held are copied. At
-# least as many as those, then.
-MANY_BESIDE_CANONICAL = 2048
+from localinfra.engine.tidying import MANY_IDLE, Tidying
 
 
 class KVCache:
@@ -38,7 +32,7 @@ class KVCache:
     to host memory, up to `max_offloaded` bytes, and restored when a sequence begins with them.
     """
 
-    def __init__(self, backend: Backend, max_offloaded: int = 0):
+    def __init__(self, backend: Backend, max_offloaded: int = 0, max_stall_s: float = math.inf):
         self._backend = backend
         self._transfer_slot = backend.num_sequences
         self._max_piece = min(MAX_OFFLOADED, backend.max_saved)  # tokens per copy
@@ -51,7 +45,7 @@ class KVCache:
         self._canonical: set[int] = set()  # of the running slots
         self._recorded: dict[int, Prefix] = {}  # running or cache slot → its path in the tree
         self.num_private = 0  # cells of running slots beyond their recorded prefixes
-        self._steps_to_tidying = TIDY_INTERVAL
+        self._tidying = Tidying(max_stall_s)
         self._aside: Contents | None = None
 
     @property
@@ -206,13 +200,13 @@ class KVCache:
         Called once per step with the number of tokens it computed: about as many are offloaded,
         which takes a hundredth of the step's time and keeps up with any load.
         """
-        self._steps_to_tidying -= 1
-        if not self.copies.max_bytes or self._steps_to_tidying > 0:
+        is_useful = self._backend.idle_cells_slow_steps and self.copies.max_bytes > 0
+        if not is_useful or not self._tidying.looks():
             return
         num_offloaded = 0
         num_held = self.num_used - self.num_cached
-        many = max(MANY_BESIDE_CANONICAL, num_held) if self._canonical else MANY_IDLE
-        while self._backend.idle_cells_slow_steps and self.num_cached >= many:
+        in_order = bool(self._canonical)
+        while self._tidying.are_too_many(self.num_cached, num_held, beside_ordered=in_order):
             leaf = self._least_useful_leaf()
             if leaf is None:
                 break
@@ -220,7 +214,7 @@ class KVCache:
                 return  # the next step continues
             num_offloaded += min(len(leaf.tokens), self._max_piece)
             self._evict(leaf, len(leaf.tokens))
-        self._steps_to_tidying = TIDY_INTERVAL
+        self._tidying.end()
 
     def copy_next(self, prefix: Prefix, start: int) -> KeptSpan | None:
         """Copies the first part of a prefix after its first `start` tokens that has no file yet, a
@@ -268,9 +262,10 @@ class KVCache:
         Raises MemoryError and leaves the running slots as they were, or DecodeFailed if their
         contents are lost.
         """
-        contents = self._contents()
-        self._backend.clear()
-        contents.restore()
+        with self._tidying.copying(self.num_used):
+            contents = self._contents()
+            self._backend.clear()
+            contents.restore()
 
     def set_aside(self, slot: int) -> None:
         """Leaves the cells of one running slot alone, from the first one on and without gaps, until

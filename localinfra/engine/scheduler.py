@@ -11,7 +11,7 @@ from localinfra.engine.borders import saved_before, saved_positions
 from localinfra.engine.canonical import FEW_IDLE, CanonicalShapes
 from localinfra.engine.drafting import Drafting
 from localinfra.engine.keeping import Keeping
-from localinfra.engine.kvcache import MANY_IDLE, KVCache
+from localinfra.engine.kvcache import KVCache
 from localinfra.engine.offloaded import Shelf
 from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.engine.policy.prefill import Prefill
@@ -22,6 +22,7 @@ from localinfra.engine.request import EngineSettings, EngineStats
 from localinfra.engine.runs import shared_run
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
+from localinfra.engine.tidying import MANY_IDLE
 from localinfra.engine.turns import Turns
 
 # Cells kept free for a new sequence's first tokens. More would leave cells unused; with fewer,
@@ -61,7 +62,7 @@ class Scheduler:
         self._threads = ThreadController(self._times, counts, IdleCores())
         limits = settings.max_gap_ratio, settings.max_stall_s
         prefill = Prefill(self._times, self._threads, *limits)
-        self.cache = KVCache(backend, settings.max_offloaded)
+        self.cache = KVCache(backend, settings.max_offloaded, settings.max_stall_s)
         self.keeping = Keeping(self.cache, backend, shelf, send)
         self._shapes = CanonicalShapes(backend, self.cache)
         self.drafting = Drafting(

@@ -4,8 +4,9 @@ import pytest
 from fakes import FakeBackend
 
 from localinfra.engine.backend import Batch
-from localinfra.engine.kvcache import MANY_BESIDE_CANONICAL, MANY_IDLE, KVCache
+from localinfra.engine.kvcache import KVCache
 from localinfra.engine.radix import Prefix
+from localinfra.engine.tidying import MANY_BESIDE_ORDERED, MANY_IDLE, Tidying
 
 
 def test_idle_cells_are_offloaded_even_if_a_sequence_ends_at_every_step() -> None:
@@ -55,11 +56,27 @@ def test_more_idle_cells_stay_while_cells_in_order_would_have_to_move_for_their_
         tokens = [first, *range(99)]
         cache.finish(compute(tokens), tokens)
         counts.append(cache.num_cached)
-    assert MANY_IDLE * 3 < max(counts) <= MANY_BESIDE_CANONICAL + 10 * 100
+    assert MANY_IDLE * 3 < max(counts) <= MANY_BESIDE_ORDERED + 10 * 100
     cache.finish(lasting, ordered)
     for _ in range(100):
         cache.tidy(100)
     assert cache.num_cached < MANY_IDLE
+
+
+@pytest.mark.parametrize(
+    ("max_stall_s", "copied_s", "leaves"),
+    [(0.75, 0.0, True), (0.75, 0.7, True), (0.75, 0.8, False), (0.0, 0.0, False)],
+)
+def test_no_idle_cell_leaves_if_copying_those_in_order_would_be_a_stall(
+    max_stall_s: float, copied_s: float, leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, copied_s / 10])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    tidying = Tidying(max_stall_s)
+    with tidying.copying(num_cells=500):
+        pass
+    assert tidying.are_too_many(3000, 2000, beside_ordered=True) is leaves
+    assert tidying.are_too_many(3000, 2000, beside_ordered=False)
 
 
 @pytest.mark.parametrize("max_offloaded", [0, 100, 1000, 1 << 22])
