@@ -170,6 +170,23 @@ def test_chunk_sizes_do_not_oscillate(machine: Machine) -> None:
     assert max(sizes) <= 1.3 * min(sizes)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_on_a_busy_machine_prompts_move_on(seed: int) -> None:
+    """Where steps take half as long or two and a half times as long by chance, and streams come
+    and go, chunks don't stay at one or two tokens."""
+    rng, pacer, num_rows = random.Random(seed), Pacer(), 3
+    pacer.observe(0, 30, 0.15)
+    num_read = num_fitting = 0.0
+    for _ in range(2000):
+        if rng.random() < 0.1:
+            num_rows = rng.randrange(1, 8)
+        usual_s, size = 0.010 + 0.008 * num_rows, pacer.budget(num_rows)
+        pacer.observe(num_rows, size, (usual_s + 0.008 * size) * rng.uniform(0.5, 2.5))
+        num_read += size
+        num_fitting += 2.4 * usual_s / 0.008
+    assert num_read >= 0.5 * num_fitting
+
+
 def test_prompts_move_though_no_step_tells_what_is_usual() -> None:
     """Where streams follow a grammar, each step may hold what it forces, and is not reported."""
     pacer = Pacer()

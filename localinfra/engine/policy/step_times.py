@@ -39,7 +39,7 @@ class StepTimes:
         cost = self._cost(num_rows, threads) if num_rows else 0.0
         is_tile = num_rows + num_prompt_tokens >= NUMBERS.tile_rows
         level = level_of(depth)
-        token = self._token_cost(threads, is_tile, level) if num_prompt_tokens else 0.0
+        token = self._bounded(threads, is_tile, level) if num_prompt_tokens else 0.0
         if cost is None or token is None:
             return None
         return (cost + token * num_prompt_tokens) * self._speed.value
@@ -48,7 +48,7 @@ class StepTimes:
         """Prompt tokens that take so long beside so many rows, one at least; a tile where no step
         tells."""
         level = level_of(depth)
-        small, in_tile = (self._token_cost(threads, is_tile, level) for is_tile in (False, True))
+        small, in_tile = (self._bounded(threads, is_tile, level) for is_tile in (False, True))
         if small is None or in_tile is None:
             return NUMBERS.tile_rows
         cost = min(seconds, 1e6) / self._speed.value  # an int, even of infinitely many
@@ -127,6 +127,13 @@ class StepTimes:
             return curve.at(num_rows)
         known = ((count, curve.at(num_rows)) for count, curve in self._curves.items())
         return min((cost * max(1.0, count / threads) for count, cost in known), default=None)
+
+    def _bounded(self, threads: int, is_tile: bool, level: int) -> float | None:
+        """What a prompt's token costs: never more than a step of a single row, or than two at the
+        next level, and so on. On a busy machine, small chunks would seem to cost far more than they
+        do, and so would stay small: what little they take is lost in the noise."""
+        cost, row = self._token_cost(threads, is_tile, level), self._cost(1, threads)
+        return cost if cost is None or row is None else min(cost, (1 + level) * row)
 
     def _token_cost(self, threads: int, is_tile: bool, level: int) -> float | None:
         """At a depth that was not seen, it differs from the next one as the other kind's does."""
