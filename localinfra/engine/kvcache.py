@@ -24,9 +24,8 @@ from localinfra.engine.states import States
 # place, unless many others have ended since.
 TIDY_INTERVAL = 8
 MANY_IDLE = 512  # cells; 1,700 slowed a step of one row by 5 to 9 %
-# Beside cells that must stay in order: for every hole among them, all that are held are copied. At
-# least as many as those, then.
-MANY_BESIDE_CANONICAL = 2048
+# Beside cells that stay in order: at least as many as are held, all of which each hole has copied.
+MANY_BESIDE_ORDERED = 2048
 
 
 class KVCache:
@@ -200,8 +199,9 @@ class KVCache:
             self._evict(leaf, missing)
         return True
 
-    def tidy(self, num_computed: int) -> None:
-        """Offloads idle prefixes if many idle cells slow down every step.
+    def tidy(self, num_computed: int, *, keeps_order: bool = False) -> None:
+        """Offloads idle prefixes if many idle cells slow down every step; with `keeps_order`, cells
+        of running sequences are put in order where that leaves holes.
 
         Called once per step with the number of tokens it computed: about as many are offloaded,
         which takes a hundredth of the step's time and keeps up with any load.
@@ -211,7 +211,7 @@ class KVCache:
             return
         num_offloaded = 0
         num_held = self.num_used - self.num_cached
-        many = max(MANY_BESIDE_CANONICAL, num_held) if self._canonical else MANY_IDLE
+        many = max(MANY_BESIDE_ORDERED, num_held) if keeps_order else MANY_IDLE
         while self._backend.idle_cells_slow_steps and self.num_cached >= many:
             leaf = self._least_useful_leaf()
             if leaf is None:

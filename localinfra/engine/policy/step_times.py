@@ -72,7 +72,7 @@ class StepTimes:
 
     def knows_tiles(self, threads: int, depth: float) -> bool:
         """Whether two steps of at least a tile were seen, near such a depth."""
-        means = self._tokens.get((threads, True))
+        means = self._tokens.get((threads, True), {})
         return bool(means) and means[nearest(means, level_of(depth))].is_confirmed
 
     def is_fresh(self, num_rows: int) -> bool:
