@@ -5,11 +5,13 @@ Rows of a picture are a step of their own, since llama.cpp reads either tokens o
 alternate with those of all others: a stream waits for one picture, or a part of it, at a time.
 """
 
+import math
+
 from localinfra.engine.backend import Backend
 from localinfra.engine.canonical import CanonicalShapes
 from localinfra.engine.drafting import Drafting
 from localinfra.engine.kvcache import KVCache
-from localinfra.engine.policy.prefill import Prefill
+from localinfra.engine.policy.prefill import Prefill, Unread
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Step
 from localinfra.engine.turns import came_together, least_recent, num_requests, prompts_in_turn
@@ -74,8 +76,9 @@ class Batching:
             )
         is_fixed = is_whole or self._shapes.stands_alone(sequence)
         if streams and not is_fixed:
-            depth = sequence.num_cached
-            size = self._prefill.chunk(len(streams), num_looking, depth, size)
+            share = num_looking / len(streams)
+            rest = [Unread(sequence.num_cached, size)]
+            size = self._prefill.chunk(len(streams), share, rest, size, is_apart=True)
         if self._cache.make_room(size):
             return size
         return 0 if is_fixed else min(size, self._cache.num_free)
@@ -143,17 +146,16 @@ class Batching:
         is_burst = came_together(decoding, prompts)
         budget = len(step.batch)
         stands_alone = self._shapes.stands_alone(prompts[0])
-        depth = in_turn[0].num_cached
         if stands_alone or not (decoding or self._backend.is_on_device):
             budget = max_rows
         elif not decoding:
-            budget = self._prefill.alone(depth, max_rows)
-        elif is_burst:
-            budget += self._prefill.burst
+            budget = self._prefill.alone(in_turn[0].num_cached, max_rows)
         else:
             num_rows = self._shapes.size_of(decoding)(len(decoding))
-            room = max_rows - num_rows
-            budget += self._prefill.chunk(num_rows, num_requests(prompts), depth, room)
+            share = math.inf if is_burst else num_requests(prompts) / num_rows
+            rests = [Unread(each.num_cached, each.num_pending) for each in in_turn]
+            room, is_apart = max_rows - num_rows, not step.batch
+            budget += self._prefill.chunk(num_rows, share, rests, room, is_apart=is_apart)
         budget = min(budget, max_rows)
         enough = self._prefill.enough if is_burst or not decoding else 0
         rows_left = self._backend.max_output_rows - len(decoding)

@@ -89,6 +89,13 @@ class CanonicalShapes:
         is_short = sequence.num_prompt <= SHORT_PROMPT
         return is_greedy and is_short and self._has_any_size
 
+    def keeps_order(self, sequence: Sequence) -> bool:
+        """Whether its cells are put in order before its steps. Where states are copied, that takes
+        long, and every finished sequence leaves a hole: it is for canonical sequences alone."""
+        if sequence.is_disordered or not self.is_shaped(sequence):
+            return False
+        return self.is_canonical(sequence) or not self._backend.needs_states
+
     @property
     def _has_any_size(self) -> bool:
         """Whether rows get the same bits in any small step, shared or not."""
@@ -118,13 +125,7 @@ class CanonicalShapes:
             self._fill_up(step, self.size_of(shaped))
         if shaped and len(step.batch) == 1:
             self._shape_single_row(step, shaped[0])
-        # Where states are copied, closing a hole takes long; every finished sequence leaves one.
-        copies_cells_only = not self._backend.needs_states
-        ordered = [
-            sequence
-            for sequence in shaped
-            if not sequence.is_disordered and (self.is_canonical(sequence) or copies_cells_only)
-        ]
+        ordered = [sequence for sequence in shaped if self.keeps_order(sequence)]
         if self._rounds_by_place(step):
             [chunk] = step.chunks
             assert chunk.sequence.slot is not None

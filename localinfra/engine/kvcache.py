@@ -194,8 +194,9 @@ class KVCache:
             self._evict(leaf, missing)
         return True
 
-    def tidy(self, num_computed: int) -> None:
-        """Offloads idle prefixes if many idle cells slow down every step.
+    def tidy(self, num_computed: int, *, keeps_order: bool = False) -> None:
+        """Offloads idle prefixes if many idle cells slow down every step; with `keeps_order`, cells
+        of running sequences are put in order where that leaves holes.
 
         Called once per step with the number of tokens it computed: about as many are offloaded,
         which takes a hundredth of the step's time and keeps up with any load.
@@ -205,8 +206,7 @@ class KVCache:
             return
         num_offloaded = 0
         num_held = self.num_used - self.num_cached
-        in_order = bool(self._canonical)
-        while self._tidying.are_too_many(self.num_cached, num_held, beside_ordered=in_order):
+        while self._tidying.are_too_many(self.num_cached, num_held, keeps_order=keeps_order):
             leaf = self._least_useful_leaf()
             if leaf is None:
                 break

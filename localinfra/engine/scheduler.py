@@ -109,7 +109,8 @@ class Scheduler:
         Raises DecodeFailed and MemoryError, as `KVCache.relay` does."""
         self._num_steps += 1
         self._admit()
-        self.cache.tidy(self._num_computed)
+        keeps_order = any(map(self._shapes.keeps_order, self.running))
+        self.cache.tidy(self._num_computed, keeps_order=keeps_order)
         while True:
             self._make_room_for_decoding()
             step = self._batching.step_of(self.running, self._num_steps)

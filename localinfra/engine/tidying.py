@@ -34,9 +34,9 @@ class Tidying:
         """No more are too many."""
         self._steps_left = TIDY_INTERVAL
 
-    def are_too_many(self, num_idle: int, num_held: int, *, beside_ordered: bool) -> bool:
-        """Whether some of the idle cells are to leave."""
-        if not beside_ordered:
+    def are_too_many(self, num_idle: int, num_held: int, *, keeps_order: bool) -> bool:
+        """Whether some of the idle cells are to leave; with `keeps_order`, beside some in order."""
+        if not keeps_order:
             return num_idle >= MANY_IDLE
         is_stall = (num_idle + num_held) * self._cell_s >= self._max_stall_s
         return num_idle >= max(MANY_BESIDE_ORDERED, num_held) and not is_stall

@@ -110,10 +110,10 @@ def least_recent(sequences: list[Sequence], limit: int) -> list[Sequence]:
 
 
 def came_together(streams: list[Sequence], prompts: list[Sequence]) -> bool:
-    """Whether all streams are of the first prompt's client, were admitted with it and began after
-    that, and more requests still read than only stream: those that came together share the wait.
-    Streams that flowed when the prompt came are to flow on, and so are those that come while it is
-    read."""
+    """Whether all streams are of the first prompt's client, began after it was admitted, and were
+    not admitted much later; and more requests still read than only stream: those that came together
+    share the wait. Streams that flowed when the prompt came are to flow on, and so are those that
+    come while it is read."""
     first = prompts[0]
     reading = {id(prompt.group) for prompt in prompts}
     streaming = {id(stream.group) for stream in streams} - reading

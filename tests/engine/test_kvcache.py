@@ -3,9 +3,18 @@
 import pytest
 from fakes import FakeBackend
 
+from localinfra.engine import tidying
 from localinfra.engine.backend import Batch
 from localinfra.engine.kvcache import KVCache
 from localinfra.engine.radix import Prefix
+from localinfra.engine.request import (
+    EngineSettings,
+    GenerationParams,
+    GenerationRequest,
+    SamplingParams,
+)
+from localinfra.engine.scheduler import Scheduler
+from localinfra.engine.sequence import Sequence
 from localinfra.engine.tidying import MANY_BESIDE_ORDERED, MANY_IDLE, Tidying
 
 
@@ -40,9 +49,9 @@ def test_more_idle_cells_stay_while_cells_in_order_would_have_to_move_for_their_
     )
     cache = KVCache(backend, max_offloaded=1 << 22)
 
-    def compute(tokens: list[int], *, is_canonical: bool = False) -> int:
-        slot, _ = cache.acquire(Prefix(tokens), len(tokens) - 1, is_canonical=is_canonical)
-        cache.tidy(len(tokens))
+    def compute(tokens: list[int]) -> int:
+        slot, _ = cache.acquire(Prefix(tokens), len(tokens) - 1)
+        cache.tidy(len(tokens), keeps_order=True)
         batch = Batch()
         batch.extend(slot, 0, tokens, 0)
         backend.decode(batch)
@@ -50,7 +59,7 @@ def test_more_idle_cells_stay_while_cells_in_order_would_have_to_move_for_their_
         return slot
 
     ordered = [99, *range(99)]
-    lasting = compute(ordered, is_canonical=True)
+    lasting = compute(ordered)
     counts = []
     for first in range(70):
         tokens = [first, *range(99)]
@@ -72,11 +81,48 @@ def test_no_idle_cell_leaves_if_copying_those_in_order_would_be_a_stall(
 ) -> None:
     clock = iter([0.0, copied_s / 10])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    tidying = Tidying(max_stall_s)
-    with tidying.copying(num_cells=500):
+    tidy = Tidying(max_stall_s)
+    with tidy.copying(num_cells=500):
         pass
-    assert tidying.are_too_many(3000, 2000, beside_ordered=True) is leaves
-    assert tidying.are_too_many(3000, 2000, beside_ordered=False)
+    assert tidy.are_too_many(3000, 2000, keeps_order=True) is leaves
+    assert tidy.are_too_many(3000, 2000, keeps_order=False)
+
+
+@pytest.mark.parametrize(
+    "sampling", [SamplingParams(is_reproducible=True), SamplingParams(temperature=0)]
+)
+def test_cells_of_greedy_answers_move_as_seldom_as_those_of_seeded_ones(
+    sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are put in order, so idle cells stay beside both."""
+    monkeypatch.setattr(tidying, "MANY_IDLE", 64)
+    monkeypatch.setattr(tidying, "MANY_BESIDE_ORDERED", 256)
+    backend = FakeBackend(
+        num_cells=600, num_slots=60, context_length=300, canonical_rows=32,
+        idle_cells_slow_steps=True,
+    )  # fmt: skip
+    scheduler = Scheduler(backend, EngineSettings(prompt_lookup=False, max_offloaded=1 << 22))
+    lasting = GenerationRequest([*range(20)], 240, GenerationParams(sampling))
+    scheduler.add(Sequence(lasting, 0))
+    num_others = 0
+    for number in range(200):
+        if len(scheduler.running) + len(scheduler.waiting) < 3:
+            num_others += 1
+            prompt = [(num_others * 7 + i * (num_others + 1)) % 48 for i in range(16)]
+            scheduler.add(Sequence(GenerationRequest(prompt, 3), 0))
+        step = scheduler.schedule()
+        backend.decode(step.batch)
+        scheduler.advance(step)
+        scheduler.observe(step, 0.01)
+        for sequence in [chunk.sequence for chunk in step.chunks]:
+            if sequence.num_pending:
+                continue
+            sequence.append((number * 5 + 3) % 48)
+            if sequence.num_generated == sequence.request.max_tokens:
+                sequence.finished = True
+                scheduler.remove(sequence)
+    assert num_others > 100
+    assert backend.num_relaid <= 10
 
 
 @pytest.mark.parametrize("max_offloaded", [0, 100, 1000, 1 << 22])

@@ -1,5 +1,6 @@
 """Chunk sizes on simulated machines: what streams wait for, and what prefill loses."""
 
+import itertools
 import math
 import random
 import statistics
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from idling import ToldCores
 
 from localinfra.engine.policy.numbers import NUMBERS
-from localinfra.engine.policy.prefill import Prefill
+from localinfra.engine.policy.prefill import Prefill, Unread
 from localinfra.engine.policy.step_times import StepTimes
 from localinfra.engine.policy.threads import ThreadController
 from localinfra.engine.request import EngineSettings
@@ -59,7 +60,9 @@ class Pacer(Prefill):
         self._batch_size = batch_size
 
     def budget(self, num_rows: int, num_requests: int = 1, depth: int = 0) -> int:
-        return self.chunk(num_rows, num_requests, depth, self._batch_size - num_rows)
+        """For one prompt without end."""
+        prompts = [Unread(depth, 10_000)]
+        return self.chunk(num_rows, num_requests / num_rows, prompts, self._batch_size - num_rows)
 
     def observe(
         self, num_rows: int, num_prompt_tokens: int, seconds: float, depth: int = 0
@@ -280,7 +283,9 @@ def test_deep_in_a_prompt_chunks_become_whole_tiles() -> None:
     again = read(pacer, 2000)
     shallow, deep = ([one for one in again if (one[0] > 300) == is_deep] for is_deep in (0, 1))
     assert statistics.median(seconds for _, seconds in shallow) <= 4 * USUAL_S
-    assert len(deep) <= 1700 // 60, "what small chunks cost there is known"
+    sizes = [stop - start for (start, _), (stop, _) in itertools.pairwise(deep)]
+    in_small = sum(size for size in sizes if size < 60)
+    assert in_small <= 60, "what small chunks cost there is known"
 
 
 def test_tiles_are_found_where_no_prompt_was_read_before() -> None:
@@ -293,6 +298,81 @@ def test_tiles_are_found_where_no_prompt_was_read_before() -> None:
 def test_without_stalls_no_stream_waits_four_steps_anywhere_in_a_prompt(num_tokens: int) -> None:
     chunks = read(Pacer(max_stall_s=0.0), num_tokens)
     assert max(seconds for _, seconds in chunks) <= 4 * USUAL_S
+
+
+@pytest.mark.parametrize("slowness", [1.5, 3, 10])
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_a_slow_step_of_a_tile_does_not_end_their_use(number: int, slowness: float) -> None:
+    """It makes them seem dear, and what is not used is not corrected."""
+    pacer, num_seen = Pacer(), 0
+    pacer.observe(0, 80, 80 * 0.0045)
+    for _ in range(3):
+        pacer.observe(4, 0, USUAL_S)
+    depth, spent_s = 0, 0.0
+    while depth < 2000:
+        size = pacer.budget(4, depth=depth)
+        is_tile = size + 4 >= 64
+        seconds = USUAL_S + size * (0.0045 + (0.0012 if is_tile else 0.004) * depth / 1000)
+        if is_tile:
+            spent_s += (slowness - 1) * seconds * (num_seen == number)
+            seconds *= slowness if num_seen == number else 1
+            num_seen += 1
+        pacer.observe(4, size, seconds, depth)
+        depth, spent_s = depth + size, spent_s + seconds
+    assert num_seen > 15
+
+
+@pytest.mark.parametrize("num_tokens", [20, 40, 59, 75, 100])
+def test_the_end_of_a_deep_prompt_is_no_tile(num_tokens: int) -> None:
+    """It is read in steps below one, where tokens cost more, and whose gaps are as promised."""
+    pacer = Pacer()
+    for _ in range(3):
+        read(pacer, 4000)
+    while num_tokens:
+        size = pacer.chunk(4, 1 / 4, [Unread(4000, num_tokens)], 508)
+        seconds = USUAL_S + size * (0.0045 + (0.0012 if size + 4 >= 64 else 0.004) * 4)
+        assert seconds <= MAX_STALL_S
+        pacer.observe(4, size, seconds, 4000)
+        num_tokens -= size
+
+
+@pytest.mark.parametrize("max_stall_s", [0.0, MAX_STALL_S])
+def test_a_short_prompt_before_a_deep_one_does_not_hide_what_that_costs(
+    max_stall_s: float,
+) -> None:
+    pacer = Pacer(max_stall_s=max_stall_s)
+    for _ in range(2):
+        read(pacer, 8000)
+    prompts, slope = [Unread(0, 6), Unread(8000, 500)], 0.004
+    for _ in range(20):
+        size = pacer.chunk(4, 2 / 4, prompts, 508)
+        slope = 0.0012 if size + 4 >= 64 else 0.004
+        seconds = USUAL_S + size * 0.0045 + max(0, size - 6) * slope * 8
+        assert seconds <= max(4 * USUAL_S, max_stall_s)
+        pacer.observe(4, size, seconds, round(8000 * max(0, size - 6) / max(1, size)))
+
+
+@pytest.mark.parametrize("num_rows", [1, 4, 40])
+def test_a_step_of_prompts_apart_from_the_streams_is_a_whole_tile(num_rows: int) -> None:
+    """As on GPUs, and of pictures: rows of streams fill no tile there."""
+    pacer = Pacer()
+    sizes = []
+    for _ in range(40):
+        pacer.observe(num_rows, 0, USUAL_S)
+        size = pacer.chunk(num_rows, 1 / num_rows, [Unread(1000, 3000)], 512, is_apart=True)
+        slope = 0.0012 if size >= 64 else 0.004
+        pacer.observe(0, size, size * (0.0045 + slope), 1000)
+        sizes.append(size)
+    assert {size for size in sizes[5:] if size} <= {64, 128}
+
+
+def test_requests_that_came_together_wait_no_longer_than_a_stall_deep_in_prompts() -> None:
+    pacer = Pacer()
+    read(pacer, 4000)
+    size = pacer.chunk(4, math.inf, [Unread(4000, 3000)], 508)
+    assert 0.8 * MAX_STALL_S <= USUAL_S + size * (0.0045 + 0.0012 * 4) <= MAX_STALL_S
+    size = Pacer(max_stall_s=0.0).chunk(4, math.inf, [Unread(4000, 3000)], 508)
+    assert size == 0, "what is usual is not known"
 
 
 def deep_sizes(usual_s: float, small_s: float, tile_s: float) -> list[int]:

@@ -8,6 +8,7 @@ of 64 rows and is slower below. It grows with the tokens that come before, so it
 depths up to 256, 512, 1,024 and so on.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Collection
 from itertools import accumulate
@@ -15,6 +16,7 @@ from itertools import accumulate
 from localinfra.engine.policy.numbers import NUMBERS
 
 LEVEL = 256  # tokens, of the first depth; each further one is as deep as all before
+FEW_ROWS = 8
 LEAST_S = 1e-6  # a clock that stood still during a step must not make it cost nothing
 
 
@@ -44,20 +46,35 @@ class StepTimes:
             return None
         return (cost + token * num_prompt_tokens) * self._speed.value
 
-    def num_tokens(self, seconds: float, num_rows: int, threads: int, depth: float = 0) -> int:
-        """Prompt tokens that take so long beside so many rows, one at least; a tile where no step
-        tells."""
+    def num_tokens(
+        self,
+        seconds: float,
+        num_rows: int,
+        threads: int,
+        depth: float = 0,
+        most: float = math.inf,
+    ) -> int:
+        """Prompt tokens that take so long beside so many rows, of `most` that there are: one at
+        least; a tile where no step tells."""
         level = level_of(depth)
         small, in_tile = (self._bounded(threads, is_tile, level) for is_tile in (False, True))
         if small is None or in_tile is None:
             return NUMBERS.tile_rows
         cost = min(seconds, 1e6) / self._speed.value  # an int, even of infinitely many
         in_tiles, below = int(cost / in_tile), max(NUMBERS.tile_rows - 1 - num_rows, 0)
-        return max(1, in_tiles if in_tiles > below else min(int(cost / small), below))
+        is_tile = min(in_tiles, most) > below
+        return max(1, in_tiles if is_tile else min(int(cost / small), below))
 
-    def knows_tiles(self, threads: int) -> bool:
-        """Whether a step of at least a tile was seen."""
-        return (threads, True) in self._tokens
+    def ratio(self, depth: float, other: float, threads: int, is_tile: bool) -> float:
+        """What a prompt token costs at `depth`, of what it costs at the `other` one."""
+        costs = (self._token_cost(threads, is_tile, level_of(each)) for each in (depth, other))
+        cost, other_cost = (each or 1.0 for each in costs)  # None for both, or for neither
+        return cost / other_cost
+
+    def knows_tiles(self, threads: int, depth: float) -> bool:
+        """Whether two steps of at least a tile were seen, near such a depth."""
+        means = self._tokens.get((threads, True), {})
+        return bool(means) and means[nearest(means, level_of(depth))].is_confirmed
 
     def is_fresh(self, num_rows: int) -> bool:
         """Whether a step of such rows without prompts was as expected not long ago."""
@@ -114,10 +131,15 @@ class StepTimes:
         cost = seconds / self._speed.value
         guess = self._token_cost(threads, is_tile, level)
         means = self._tokens.setdefault((threads, is_tile), {})
+        mean = means.get(level)
         # What is known of other depths was a guess, and what small chunks tell of tiles. What tiles
         # tell of small chunks is better than the first of these, whose few tokens hide beside rows.
-        odd &= level in means or not (means or is_tile)
-        mean = means.setdefault(level, _Mean(guess or cost))
+        odd &= mean is not None or not (means or is_tile)
+        if mean is None:
+            mean = means[level] = _Mean(guess or cost)
+        elif is_tile and not mean.is_confirmed:
+            cost = mean.value = min(mean.value, cost)  # the other one may be slow by chance
+            odd = False
         mean.add(cost, odd)
         if mean.num_odd == NUMBERS.num_surprises - 1:
             self._confirmed.clear()  # is it the machine? A usual step will show
@@ -132,18 +154,25 @@ class StepTimes:
         """What a prompt's token costs: never more than a step of a single row, or than two at the
         next level, and so on. On a busy machine, small chunks would seem to cost far more than they
         do, and so would stay small: what little they take is lost in the noise."""
-        cost, row = self._token_cost(threads, is_tile, level), self._cost(1, threads)
+        cost, curve = self._token_cost(threads, is_tile, level), self._curves.get(threads)
+        row = curve.of_one if curve else None
         return cost if cost is None or row is None else min(cost, (1 + level) * row)
 
     def _token_cost(self, threads: int, is_tile: bool, level: int) -> float | None:
-        """At a depth that was not seen, it differs from the next one as the other kind's does."""
+        """At a depth that was not seen, it differs from the next one as the other kind's does.
+
+        Tiles cost no more than small chunks until two of them say so: since what seems dear is not
+        used, no other step would correct the first."""
         if means := self._tokens.get((threads, is_tile)):
             near = nearest(means, level)
             other = self._tokens.get((threads, not is_tile), {})
             rise = 1.0
             if near != level and near in other and level in other:
                 rise = other[level].value / other[near].value
-            return means[near].value * rise
+            cost = means[near].value * rise
+            if is_tile and other and not means[near].is_confirmed:
+                cost = min(cost, other[nearest(other, level)].value)
+            return cost
         known = (
             means[nearest(means, level)].value * max(1.0, count / threads)
             for (count, _), means in self._tokens.items()
@@ -166,11 +195,18 @@ class _Mean:
         self.value = first
         self._num_counting = 1
         self.num_odd = 0  # in a row
+        self._num_added = 0
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether two samples count."""
+        return self._num_added > 1
 
     def add(self, sample: float, odd: bool) -> None:
         self.num_odd = self.num_odd + 1 if odd else 0
         if 0 < self.num_odd < NUMBERS.num_surprises:
             return
+        self._num_added += 1
         self._num_counting = 1 if odd else min(self._num_counting + 1, NUMBERS.num_counting)
         share = 1 / self._num_counting
         self.value = share * sample + (1 - share) * self.value  # above 0, however far apart
@@ -184,6 +220,11 @@ class _Curve:
     def __init__(self) -> None:
         self._means: dict[int, _Mean] = {}
         self._rows, self._costs = [0, 1], [0.0, 1.0]
+
+    @property
+    def of_one(self) -> float | None:
+        """None where only many rows were seen, of which one costs more than its share."""
+        return self.at(1) if self._means and self._rows[1] <= FEW_ROWS else None
 
     def at(self, num_rows: int) -> float:
         """Never above proportion, since a batch could be split."""
