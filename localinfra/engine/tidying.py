@@ -25,8 +25,8 @@ class Tidying:
         self._steps_left = TIDY_INTERVAL
 
     def looks(self) -> bool:
-        """Call once per step. Whether it is time to look at idle cells; each step is, until
-        `end`."""
+        """Call once per step. Whether it is time to look at idle cells: every so many steps, and
+        then in each one until `end`."""
         self._steps_left -= 1
         return self._steps_left <= 0
 

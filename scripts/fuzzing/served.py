@@ -21,8 +21,8 @@ from cross_encoder import make_cross_encoder
 from localinfra.api.openapi.examples import CHAT_MODEL, EMBEDDER, PAINTER, RERANKER
 
 CONTROL_KEY = "control-key"
-# 16 sequences: all workers, answers in the background and control streams at once. Who waits for
-# long then waits for none of them.
+# 16 sequences are enough for all workers, answers in the background and control streams at once, so
+# that a long silence is no wait for a sequence.
 SETTINGS = f"""
 [server]
 port = 0

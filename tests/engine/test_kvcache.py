@@ -1,5 +1,7 @@
 """Which prefixes stay in the cells, over a fake backend that counts cells."""
 
+from types import SimpleNamespace
+
 import pytest
 from fakes import FakeBackend
 
@@ -80,7 +82,7 @@ def test_no_idle_cell_leaves_if_copying_those_in_order_would_be_a_stall(
     max_stall_s: float, copied_s: float, leaves: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, copied_s / 10])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(tidying, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     tidy = Tidying(max_stall_s)
     with tidy.copying(num_cells=500):
         pass

@@ -16,7 +16,7 @@ from itertools import accumulate
 from localinfra.engine.policy.numbers import NUMBERS
 
 LEVEL = 256  # tokens, of the first depth; each further one is as deep as all before
-FEW_ROWS = 8
+FEW_ROWS = 8  # a step of so many tells of one row
 LEAST_S = 1e-6  # a clock that stood still during a step must not make it cost nothing
 
 
