@@ -70,7 +70,8 @@ PULSE_CHECK_S = 1.0
 # the model is back, so it is reloaded without a request after this long.
 REVIVE_AFTER_S = 10.0
 REFRESH_AFTER_S = 2.0  # at most so often, clients may ask for unknown names
-OF_LOADED_MODELS = ("max_queue", "share_prefixes")  # settings that a model is loaded with
+# Settings that a model is loaded with.
+OF_LOADED_MODELS = ("max_queue", "share_prefixes", "max_request_tokens", "max_megapixel_steps")
 MEASURED = ("encoders", "optimized")  # folders of the cache
 LAST_WRITES_S = 3.0  # for prefixes that are not in files yet, at the end
 

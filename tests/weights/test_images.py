@@ -275,6 +275,11 @@ def test_long_prompts_are_cut_visibly_or_refused(server: LiveServer) -> None:
         ({"partial_images": 1}, "stream"),
         ({"progress": True}, "stream"),
         ({"output_compression": 50}, "output_compression"),
+        ({"n": 10, "size": "2048x2048", "num_inference_steps": 50}, "num_inference_steps"),
+        (
+            {"n": 10, "size": "2048x2048", "num_inference_steps": 50, "stream": True},
+            "num_inference_steps",
+        ),
     ],
 )
 def test_bad_input_is_a_clear_400(server: LiveServer, fields: dict[str, Any], param: str) -> None:

@@ -108,6 +108,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
                 num_choices=self.n,
                 top_logprobs=self.num_logprobs,
                 max_tokens=self.limit,
+                max_tokens_param=self.limit_name,
                 stops=self.stops,
             ),
         )
@@ -120,8 +121,12 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     @property
     def limit(self) -> int | None:
         """The most tokens to generate; the newer of the two field names takes precedence."""
+        return none_if_not_given(getattr(self, self.limit_name))
+
+    @property
+    def limit_name(self) -> str:
         newer = none_if_not_given(self.max_completion_tokens)
-        return none_if_not_given(self.max_tokens) if newer is None else newer
+        return "max_tokens" if newer is None else "max_completion_tokens"
 
     @property
     def num_logprobs(self) -> int | None:
