@@ -63,8 +63,7 @@ M = TypeVar("M", bound=LoadedModel)
 # The engine's thread needs the GIL back between two steps. By default another thread may keep it
 # for 5 ms, as long as a whole step of a small model.
 SWITCH_INTERVAL_S = 0.0005
-IDLE_CHECK_S = 1.0
-PULSE_CHECK_S = 1.0
+IDLE_CHECK_S = PULSE_CHECK_S = 1.0
 
 # The next request reloads a broken model. A load balancer that watches `/health` sends none until
 # the model is back, so it is reloaded without a request after this long.

@@ -16,7 +16,7 @@ from localinfra.journal import CrashJournal, StepKind
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels
 from localinfra.sounds.samples import Samples
-from localinfra.text.eyes import Eyes, decoded
+from localinfra.text.eyes import Eyes
 from localinfra.watchdog import Phase
 
 ROOM = 100  # tokens
@@ -231,47 +231,6 @@ async def test_only_so_many_bytes_of_pictures_are_kept() -> None:
     for _ in range(2):
         await large.see(files[0], ROOM, "messages")
     assert encoder.num_read == 6
-
-
-@run
-async def test_who_shows_many_pictures_pushes_out_none_of_others() -> None:
-    """Nor can it see by the time of its own how many others have shown."""
-    encoder = FakeEncoder()
-    eyes = Eyes("m", encoder, 8, kept_bytes=4 * 6 * 4 * 4)  # four pictures
-    own = file(plain(30, 20))
-    await eyes.see(own, ROOM, "messages", client="modest")
-    for shade in range(10):
-        await eyes.see(file(plain(30, 20, (shade, 0, 0))), ROOM, "messages", client="greedy")
-    assert encoder.num_read == 11
-    await eyes.see(own, ROOM, "messages", client="modest")
-    for shade in (7, 8, 9):
-        await eyes.see(file(plain(30, 20, (shade, 0, 0))), ROOM, "messages", client="greedy")
-    assert encoder.num_read == 11
-
-
-def test_who_shows_many_files_does_not_have_those_of_others_read_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    num_decoded = 0
-
-    def counted(data: bytes, param: str, max_side: int | None) -> tuple[bytes, Pixels]:
-        nonlocal num_decoded
-        num_decoded += 1
-        return decoded(data, param, max_side)
-
-    async def show() -> None:
-        eyes = Eyes("m", FakeEncoder(), 8)
-        own = file(plain(30, 20))
-        await eyes.see(own, ROOM, "messages", client="modest")
-        for shade in range(10):
-            await eyes.see(file(plain(30, 20, (shade, 0, 0))), ROOM, "messages", client="greedy")
-        assert num_decoded == 11
-        await eyes.see(own, ROOM, "messages", client="modest")
-        assert num_decoded == 11
-
-    monkeypatch.setattr("localinfra.text.eyes.decoded", counted)
-    monkeypatch.setattr("localinfra.text.eyes.MAX_DIGESTS", 4)
-    asyncio.run(show())
 
 
 @run

@@ -92,7 +92,9 @@ def test_the_grammar_of_the_same_tools_is_written_once(monkeypatch: pytest.Monke
 
 def forms(count: int) -> list[Answer]:
     """Of JSON answers, each with another schema."""
-    schemas = ({"type": "object", "properties": {f"p{at}": {}}} for at in range(count))
+    schemas: list[dict[str, Json]] = [
+        {"type": "object", "properties": {f"p{at}": {}}} for at in range(count)
+    ]
     return [Answer(AnswerFormat("json", "response_format", schema)) for schema in schemas]
 
 
