@@ -51,9 +51,9 @@ def check_work(request: ImageRequest, most: int | None) -> None:
     """Raises InvalidRequest for one of more than `most` megapixel steps."""
     if most is not None and request.megapixel_steps > most:
         raise InvalidRequest(
-            f"{len(request.seeds)} images of {request.width} x {request.height} pixels in "
-            f"{request.num_steps_taken} steps are {math.ceil(request.megapixel_steps)} megapixel "
-            f"steps. A request may ask for {most} of them: ask for fewer or smaller images, or for "
+            f"The request asks for {len(request.seeds)} x {request.width} x {request.height} "
+            f"pixels in {request.num_steps_taken} steps: {math.ceil(request.megapixel_steps)} "
+            f"megapixel steps. At most {most} are allowed: ask for fewer or smaller images or "
             "fewer steps, or raise max_megapixel_steps under [server] of models.toml.",
             "num_inference_steps",
         )

@@ -20,13 +20,13 @@ def answer_lengths(
     params = request.params
     lengths = [_length(request, len(prompt), entry, context_length) for prompt in request.prompts]
     num_prompt = sum(map(len, request.prompts))
-    num_tokens = num_prompt + params.num_choices * sum(lengths)
-    if max_request_tokens is None or num_tokens <= max_request_tokens:
+    num_answer = params.num_choices * sum(lengths)
+    if max_request_tokens is None or num_prompt + num_answer <= max_request_tokens:
         return lengths
     left = (max_request_tokens - num_prompt) // (params.num_choices * len(lengths))
     if left >= 1 and not params.sets_limit:
         return [min(length, left) for length in lengths]
-    raise _too_large(request, max(lengths), num_tokens, max_request_tokens, fits=left >= 1)
+    raise _too_large(request, max(lengths), max_request_tokens, fits=left >= 1)
 
 
 def _length(
@@ -50,12 +50,10 @@ def _length(
     return min(wanted, room)
 
 
-def _too_large(
-    request: TextRequest, length: int, num_tokens: int, most: int, *, fits: bool
-) -> InvalidRequest:
-    """`fits`: whether the prompts and an answer of one token would."""
+def _too_large(request: TextRequest, length: int, most: int, *, fits: bool) -> InvalidRequest:
+    """`length`: of the longest answer. `fits`: whether answers of one token would."""
     params, num_prompts = request.params, len(request.prompts)
-    num_choices = num_prompts * params.num_choices
+    num_prompt, num_choices = sum(map(len, request.prompts)), num_prompts * params.num_choices
     limit = params.max_tokens_param
     ways = {
         f"lower {limit}": fits,
@@ -64,8 +62,8 @@ def _too_large(
         "shorten the prompt": not fits,
     }
     return InvalidRequest(
-        f"The request may take {num_tokens} tokens: those of {num_prompts} prompts, and {length} "
-        f"for each of {num_choices} answers. At most {most} are allowed: "
+        f"The request may take up to {num_prompt + num_choices * length} tokens: {num_prompt} of "
+        f"prompts, and {num_choices} x {length} of answers. At most {most} are allowed: "
         f"{', '.join(way for way, helps in ways.items() if helps)}, or raise max_request_tokens "
         "under [server] of models.toml.",
         limit if fits else request.prompt_param,

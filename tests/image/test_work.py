@@ -48,9 +48,9 @@ def test_too_much_is_refused_with_what_to_lower() -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_work(asked(2048, 50, 10), DEFAULT)
     assert caught.value.message == (
-        "10 images of 2048 x 2048 pixels in 50 steps are 2000 megapixel steps. A request may ask "
-        "for 512 of them: ask for fewer or smaller images, or for fewer steps, or raise "
+        "The request asks for 10 x 2048 x 2048 pixels in 50 steps: 2000 megapixel steps. At most "
+        "512 are allowed: ask for fewer or smaller images or fewer steps, or raise "
         "max_megapixel_steps under [server] of models.toml."
     )
-    with pytest.raises(InvalidRequest, match="are 5 megapixel"):
+    with pytest.raises(InvalidRequest, match="steps: 5 megapixel"):
         check_work(asked(1040, 4), 4)

@@ -63,7 +63,7 @@ def test_a_request_for_too_many_tokens_says_what_to_lower(
     error = reply.json()["error"]
     message = error if isinstance(error, str) else error["message"]
     assert f"lower {limit}" in message and "max_request_tokens" in message
-    assert f"{MOST} for each of {number} answers. At most {MOST} are" in message
+    assert f"and {number} x {MOST} of answers. At most {MOST} are" in message
     if isinstance(error, dict) and "param" in error:
         assert error["param"] == limit
 

@@ -47,9 +47,9 @@ def test_a_limit_that_fits_exactly_is_kept() -> None:
         lengths(100, 200, most=300 + 3 * 2 * 50 - 1, max_tokens=50, num_choices=3)
     assert caught.value.param == "max_tokens"
     assert caught.value.message == (
-        "The request may take 600 tokens: those of 2 prompts, and 50 for each of 6 answers. At "
-        "most 599 are allowed: lower max_tokens, ask for fewer choices, send fewer prompts, or "
-        "raise max_request_tokens under [server] of models.toml."
+        "The request may take up to 600 tokens: 300 of prompts, and 6 x 50 of answers. At most 599 "
+        "are allowed: lower max_tokens, ask for fewer choices, send fewer prompts, or raise "
+        "max_request_tokens under [server] of models.toml."
     )
 
 
