@@ -192,6 +192,7 @@ def load_text(
         entry,
         settings.max_queue,
         share_prefixes=settings.share_prefixes,
+        max_request_tokens=settings.max_request_tokens,
         plan=found,
         shelves=shelves,
     )
@@ -230,7 +231,7 @@ def load_images(
 ) -> "ImageModel":
     from localinfra.image.loading import load_image_model
 
-    return load_image_model(name, entry, settings.max_queue)
+    return load_image_model(name, entry, settings.max_queue, settings.max_megapixel_steps)
 
 
 TEXT = Kind(TextModelEntry, plan_text, load_text)

@@ -63,14 +63,14 @@ M = TypeVar("M", bound=LoadedModel)
 # The engine's thread needs the GIL back between two steps. By default another thread may keep it
 # for 5 ms, as long as a whole step of a small model.
 SWITCH_INTERVAL_S = 0.0005
-IDLE_CHECK_S = 1.0
-PULSE_CHECK_S = 1.0
+IDLE_CHECK_S = PULSE_CHECK_S = 1.0
 
 # The next request reloads a broken model. A load balancer that watches `/health` sends none until
 # the model is back, so it is reloaded without a request after this long.
 REVIVE_AFTER_S = 10.0
 REFRESH_AFTER_S = 2.0  # at most so often, clients may ask for unknown names
-OF_LOADED_MODELS = ("max_queue", "share_prefixes")  # settings that a model is loaded with
+# Settings that a model is loaded with.
+OF_LOADED_MODELS = ("max_queue", "share_prefixes", "max_request_tokens", "max_megapixel_steps")
 MEASURED = ("encoders", "optimized")  # folders of the cache
 LAST_WRITES_S = 3.0  # for prefixes that are not in files yet, at the end
 

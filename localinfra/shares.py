@@ -1,8 +1,12 @@
 """How the places of a queue, and the room of a store, are shared among clients."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterable
 from contextvars import ContextVar
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 # The holder of the key of the request that this task works for; set where the key is checked.
 current_client: ContextVar[str] = ContextVar("current_client", default="")
@@ -64,6 +68,72 @@ class Holdings:
     def greediest(self) -> str:
         """The client that has most. There must be one."""
         return max(self._sizes, key=self._sizes.__getitem__)
+
+
+class Kept(Generic[K, V]):
+    """A cache of what each client has used last. Beyond its limits, the greediest client's oldest
+    is dropped: nobody pushes out what others have, and one alone has all the room. What came last
+    stays in any case, until something else comes.
+
+    For one thread, or under a lock.
+    """
+
+    def __init__(self, *most: int):
+        """The limits of all sizes together: one for each size of a value, such as its bytes."""
+        self._most = most
+        self._held = tuple(Holdings() for _ in most)
+        self._kept: dict[str, OrderedDict[K, tuple[V, tuple[int, ...]]]] = {}  # by client
+
+    def __len__(self) -> int:
+        return sum(map(len, self._kept.values()))
+
+    def items(self) -> list[tuple[str, K, V]]:
+        """All, with whose each is."""
+        return [
+            (client, key, value)
+            for client, own in self._kept.items()
+            for key, (value, _) in own.items()
+        ]
+
+    def get(self, client: str, key: K) -> V | None:
+        """The client's own, which counts as used."""
+        own = self._kept.get(client)
+        if own is None or key not in own:
+            return None
+        own.move_to_end(key)
+        return own[key][0]
+
+    def put(self, client: str, key: K, value: V, *sizes: int) -> None:
+        self.drop(client, key)
+        own = self._kept.setdefault(client, OrderedDict())
+        own[key] = value, sizes
+        self._add(client, sizes)
+        for most, held in zip(self._most, self._held, strict=True):
+            while held.total > most and (held.greediest != client or len(own) > 1):
+                self.drop(held.greediest, next(iter(self._kept[held.greediest])))
+
+    def resize(self, client: str, key: K, *sizes: int) -> None:
+        """For a value that has grown. What is too much then is dropped at the next `put`."""
+        own = self._kept[client]
+        value, before = own[key]
+        own[key] = value, sizes
+        self._add(client, [after - size for after, size in zip(sizes, before, strict=True)])
+
+    def drop(self, client: str, key: K) -> None:
+        """If it is there."""
+        own = self._kept.get(client, OrderedDict())
+        if found := own.pop(key, None):
+            self._add(client, [-size for size in found[1]])
+            if not own:
+                del self._kept[client]
+
+    def clear(self) -> None:
+        for client, key, _ in self.items():
+            self.drop(client, key)
+
+    def _add(self, client: str, sizes: Iterable[int]) -> None:
+        for held, size in zip(self._held, sizes, strict=True):
+            held.add(client, size)
 
 
 def fullness(waiting: Counter[str], client: str) -> str:

@@ -338,6 +338,7 @@ class EchoRuntime(Runtime):
             templates,
             max_waiting,
             share_prefixes=self.settings.share_prefixes,
+            max_request_tokens=self.settings.max_request_tokens,
             eyes=Eyes(name, encoder, max_waiting) if encoder else None,
         )
 

@@ -148,11 +148,14 @@ def test_a_smaller_budget_unloads_idle_models_at_once(folder: Path) -> None:
     run(scenario)
 
 
-def test_what_models_are_loaded_with_is_changed_by_loading_them_anew(folder: Path) -> None:
+@pytest.mark.parametrize("key", ["max_queue", "max_request_tokens", "max_megapixel_steps"])
+def test_what_models_are_loaded_with_is_changed_by_loading_them_anew(
+    folder: Path, key: str
+) -> None:
     async def scenario() -> None:
         runtime = playing(folder)
         await runtime.load("a")
-        (folder / "models.toml").write_text(FILE.replace("[model.a]", "max_queue = 3\n[model.a]"))
+        (folder / "models.toml").write_text(FILE.replace("[model.a]", f"{key} = 3\n[model.a]"))
         assert not (await runtime.reload()).needs_restart
         await until(lambda: runtime.state("a") is LoadState.ABSENT)
         await runtime.close()

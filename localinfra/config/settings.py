@@ -107,6 +107,13 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_connections_per_address: Annotated[int, Meta(ge=1)] = 256
     # requests waiting for one model, shared equally among clients; more get a 429
     max_queue: Annotated[int, Meta(ge=1)] = 256
+    # tokens that one request may take: those of its prompts, and as many as an answer may have for
+    # each of its choices. Beyond that, answers whose length the request leaves open get an equal
+    # share each; one that sets `max_tokens` gets a 400
+    max_request_tokens: Annotated[int, Meta(ge=1)] = 8 * MIB
+    # megapixels (of 1024 x 1024) times steps that one request may ask for, all its images together;
+    # more is a 400
+    max_megapixel_steps: Annotated[int, Meta(ge=1)] = 512
     # log probabilities of prompts in one answer with `echo`: tokens times choices times
     # (1 + alternatives); each takes about 20 bytes
     max_echoed_logprobs: Annotated[int, Meta(ge=1)] = 4 * MIB

@@ -27,7 +27,9 @@ from localinfra.models.sources import locate
 logger = logging.getLogger(__name__)
 
 
-def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> ImageModel:
+def load_image_model(
+    name: str, entry: ImageModelEntry, max_waiting: int, max_megapixel_steps: int | None = None
+) -> ImageModel:
     """Loads the pipeline. Raises ModelUnavailable, saying what to do."""
     folder = locate(name, entry.source)
     if not install.is_installed("diffusers"):
@@ -40,7 +42,7 @@ def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> Ima
     logger.info("%s runs on %s", name, placed)
     if placed.device == "cpu":
         logger.warning("%s runs on the CPU: an image of a full-size model takes minutes", name)
-    return ImageModel(name, entry, painter, max_waiting)
+    return ImageModel(name, entry, painter, max_waiting, max_megapixel_steps)
 
 
 def image_plan(name: str, entry: ImageModelEntry, room: Room) -> LoadPlan:

@@ -6,7 +6,7 @@ from localinfra.errors import InvalidRequest
 from localinfra.executor import BoundedExecutor
 from localinfra.footprint import NO_MEMORY, Footprint
 from localinfra.image.pipeline import FluxPainter
-from localinfra.image.request import ImageRequest
+from localinfra.image.request import ImageRequest, check_work
 from localinfra.image.worker import ImageWorker, Painting
 from localinfra.models.entries import ImageModelEntry, ModelDetails
 
@@ -35,11 +35,20 @@ class PromptTokens(msgspec.Struct, frozen=True):
 class ImageModel:
     """Owns its worker. Made by `loading.py`, closed by the pool."""
 
-    def __init__(self, name: str, entry: ImageModelEntry, painter: FluxPainter, max_waiting: int):
+    def __init__(
+        self,
+        name: str,
+        entry: ImageModelEntry,
+        painter: FluxPainter,
+        max_waiting: int,
+        max_megapixel_steps: int | None = None,
+    ):
+        """`max_megapixel_steps`: of one request; see `ImageRequest.megapixel_steps`."""
         self.name = name
         self.entry = entry
         self.footprint = NO_MEMORY  # until it is measured
         self._painter = painter
+        self._max_megapixel_steps = max_megapixel_steps
         self.worker = ImageWorker(painter, name=name, max_waiting=max_waiting)
         self._counting = BoundedExecutor("prompts", 1, max_waiting)  # tokenizers: one thread only
 
@@ -81,7 +90,8 @@ class ImageModel:
         self.worker.check_queue(client)
 
     def events(self, request: ImageRequest) -> Painting:
-        """See `ImageWorker.events`."""
+        """See `ImageWorker.events`. Also raises InvalidRequest if it asks for too much."""
+        check_work(request, self._max_megapixel_steps)
         return self.worker.events(request)
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from localinfra.image.placement import decide, free_memory, part_elements
 from localinfra.image.request import Event, ImageRequest, ImageStep, Preview
 from localinfra.machine import available_memory
 from localinfra.models.entries import ImageModelEntry
+from localinfra.shares import Kept
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class FluxPainter:
         self._from_picture, self._from_mask = picture_pipelines(diffusers, self._pipe)
         for pipe in (self._pipe, self._from_picture, self._from_mask):
             pipe.set_progress_bar_config(disable=True)
-        self._prompts: OrderedDict[tuple[str, str], tuple[Any, Any]] = OrderedDict()
+        self._prompts: Kept[str, tuple[Any, Any]] = Kept(KEPT_PROMPTS)
         # Tokenizers hold truncation and padding as state, so counting uses its own copies, one
         # thread at a time.
         self._counters = copy.deepcopy((self._pipe.tokenizer, self._pipe.tokenizer_2))
@@ -238,16 +238,14 @@ class FluxPainter:
 
     def _encode(self, request: ImageRequest) -> tuple[Any, Any]:
         """What is kept is each client's own: else the time would tell that another had it too."""
-        prompt, key = request.prompt, (request.client, request.prompt)
-        if key not in self._prompts:
-            embeds, pooled, _ = self._pipe.encode_prompt(
-                prompt=prompt, prompt_2=None, max_sequence_length=MAX_PROMPT_TOKENS
-            )
-            self._prompts[key] = embeds, pooled
-            if len(self._prompts) > KEPT_PROMPTS:
-                self._prompts.popitem(last=False)
-        self._prompts.move_to_end(key)
-        return self._prompts[key]
+        client, prompt = request.client, request.prompt
+        if (known := self._prompts.get(client, prompt)) is not None:
+            return known
+        embeds, pooled, _ = self._pipe.encode_prompt(
+            prompt=prompt, prompt_2=None, max_sequence_length=MAX_PROMPT_TOKENS
+        )
+        self._prompts.put(client, prompt, (embeds, pooled), 1)
+        return embeds, pooled
 
     def _preview(self, latents: Any, request: ImageRequest) -> Any:
         """A small picture of unfinished latents [1, tokens, channels]."""

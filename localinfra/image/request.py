@@ -1,10 +1,14 @@
 """Image requests, and the events while one is made. Plain values."""
 
+import math
 from typing import Any, TypeAlias
 
 import msgspec
 
+from localinfra.errors import InvalidRequest
+
 MIN_SIDE, MAX_SIDE, SIDE_UNIT = 64, 2048, 16  # pixels
+MEGAPIXEL = 1 << 20
 
 
 class Original(msgspec.Struct, frozen=True):
@@ -35,6 +39,24 @@ class ImageRequest(msgspec.Struct, frozen=True):
             return self.num_steps
         noisy = min(self.num_steps * self.original.strength, self.num_steps)
         return self.num_steps - int(max(self.num_steps - noisy, 0))  # as diffusers counts
+
+    @property
+    def megapixel_steps(self) -> float:
+        """How much there is to compute, of all images together."""
+        num_pixels = len(self.seeds) * self.width * self.height
+        return num_pixels / MEGAPIXEL * self.num_steps_taken
+
+
+def check_work(request: ImageRequest, most: int | None) -> None:
+    """Raises InvalidRequest for one of more than `most` megapixel steps."""
+    if most is not None and request.megapixel_steps > most:
+        raise InvalidRequest(
+            f"The request asks for {len(request.seeds)} x {request.width} x {request.height} "
+            f"pixels in {request.num_steps_taken} steps: {math.ceil(request.megapixel_steps)} "
+            f"megapixel steps. At most {most} are allowed: ask for fewer or smaller images or "
+            "fewer steps, or raise max_megapixel_steps under [server] of models.toml.",
+            "num_inference_steps",
+        )
 
 
 class ImageStep(msgspec.Struct, frozen=True):

@@ -7,7 +7,6 @@ errors where a replica has died.
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
 from collections.abc import Collection, Mapping
 
 from msgspec.structs import replace
@@ -40,6 +39,7 @@ from localinfra.scale.groups import Groups
 from localinfra.scale.merging import METRICS, Reply, merged
 from localinfra.scale.placement import ReplicaChoice
 from localinfra.scale.prefixes import PromptStart
+from localinfra.shares import Kept
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Gateway:
         self._catalog = catalog
         self._shares_prefixes = settings.share_prefixes
         self._choices = {group: ReplicaChoice() for group in groups.tables}
-        self._owners: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
+        self._owners: Kept[str, tuple[str, str]] = Kept(MOST_OWNERS)  # by caller and id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await receive_body(Request(scope, receive), self._limits)
@@ -193,14 +193,12 @@ class Gateway:
             for replica in self._fleet.replicas(group)
         ]
         for id in ids:
-            if (known := self._owners.get((caller, id))) and known in everywhere:
+            if (known := self._owners.get(caller, id)) and known in everywhere:
                 return known
         owner = await self._found(everywhere, caller, ids)
         if owner:
             for id in ids:
-                self._owners[caller, id] = owner
-            while len(self._owners) > MOST_OWNERS:
-                self._owners.popitem(last=False)
+                self._owners.put(caller, id, owner, 1)
         return owner
 
     async def _found(

@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import struct
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -22,6 +21,7 @@ from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.journal import Mark, StepKind
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels, read_pixels
+from localinfra.shares import Kept
 from localinfra.sounds.samples import Samples, read_samples
 from localinfra.text.courtesy import Company, Courtesy
 from localinfra.watchdog import Pulse
@@ -115,10 +115,10 @@ class Eyes:
         self._is_shared = is_shared
         self._mark_of = mark_of
         self._courtesy = Courtesy(company)
-        self._kept = KeptPictures(kept_bytes)
+        self._kept_bytes = kept_bytes
+        self._kept: Kept[bytes, SeenPicture] = Kept(kept_bytes)  # by owner and digest
         self._running: dict[PictureKey, Encoding] = {}
-        # digests of files → of their pixels, both for each owner
-        self._digests: OrderedDict[PictureKey, bytes] = OrderedDict()
+        self._digests: Kept[bytes, bytes] = Kept(MAX_DIGESTS)  # of files → of their pixels
         self._reading, self._counting = threading.Lock(), threading.Lock()  # use of the encoder
         self._is_closed = False
         self._given_up = ""  # why
@@ -195,12 +195,13 @@ class Eyes:
         else:
             name = named(data, made)
         owner = "" if self._is_shared else client
-        seen = self._kept.get(PictureKey(owner, self._digests.get(PictureKey(owner, name), b"")))
+        seen = self._kept.get(owner, self._digests.get(owner, name) or b"")
         if seen is None:
             digest, content = await self._decode(read, size=len(data))
-            self._remember(PictureKey(owner, name), digest)
-            wanted = PictureKey(owner, digest)
-            seen = self._kept.get(wanted) or await self._shared(wanted, content, room, param)
+            self._digests.put(owner, name, digest, 1)
+            seen = self._kept.get(owner, digest)
+            if seen is None:
+                seen = await self._shared(PictureKey(owner, digest), content, room, param)
         if seen.num_tokens > room:
             raise too_large(param, seen.num_tokens, room)
         return seen
@@ -262,7 +263,8 @@ class Eyes:
                 for at, part in enumerate(await self._in_turn(self._read, content))
             ),
         )
-        self._kept.put(wanted, seen)
+        if seen.num_bytes <= self._kept_bytes:
+            self._kept.put(wanted.owner, digest, seen, seen.num_bytes)
         return seen
 
     def _read(self, content: Content) -> tuple[PicturePart, ...]:
@@ -326,12 +328,6 @@ class Eyes:
             param,
         )
 
-    def _remember(self, name: PictureKey, digest: bytes) -> None:
-        self._digests[name] = digest
-        self._digests.move_to_end(name)
-        while len(self._digests) > MAX_DIGESTS:
-            self._digests.popitem(last=False)
-
     def close(self) -> None:
         """Any thread. Does not wait for a picture that is being encoded: its thread frees the
         encoder."""
@@ -345,31 +341,6 @@ class Eyes:
             with self._counting:
                 self._encoder.close()
             self._reading.release()
-
-
-class KeptPictures:
-    """The pictures last used, of so many bytes in total. A larger one is not kept."""
-
-    def __init__(self, max_bytes: int):
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._pictures: OrderedDict[PictureKey, SeenPicture] = OrderedDict()
-
-    def get(self, wanted: PictureKey) -> SeenPicture | None:
-        if wanted in self._pictures:
-            self._pictures.move_to_end(wanted)
-        return self._pictures.get(wanted)
-
-    def put(self, wanted: PictureKey, picture: SeenPicture) -> None:
-        if picture.num_bytes > self._max_bytes:
-            return
-        if before := self._pictures.pop(wanted, None):
-            self._num_bytes -= before.num_bytes
-        self._pictures[wanted] = picture
-        self._num_bytes += picture.num_bytes
-        while self._num_bytes > self._max_bytes:
-            _, oldest = self._pictures.popitem(last=False)
-            self._num_bytes -= oldest.num_bytes
 
 
 def named(data: bytes, made: str) -> bytes:

@@ -10,11 +10,10 @@ import hashlib
 import re
 import threading
 from array import array
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from localinfra.shares import Holdings
+from localinfra.shares import Kept
 from localinfra.text.vocabulary import Vocabulary
 
 LEAST = 512  # characters of a part that is not the last one
@@ -44,8 +43,7 @@ class KnownTokens:
         """`templates`: the sources of those that make the prompts."""
         self._vocabulary = vocabulary
         self._templates = templates
-        self._kept: dict[str, OrderedDict[bytes, array[int]]] = {}  # by client
-        self._held = Holdings()
+        self._kept: Kept[bytes, array[int]] = Kept(MAX_KEPT)
         self._lock = threading.Lock()
 
     def tokens(
@@ -99,24 +97,8 @@ class KnownTokens:
 
     def _get(self, client: str, key: bytes) -> "array[int] | None":
         with self._lock:
-            own = self._kept.get(client)
-            if own is None or key not in own:
-                return None
-            own.move_to_end(key)
-            return own[key]
+            return self._kept.get(client, key)
 
     def _put(self, client: str, key: bytes, ids: "array[int]") -> None:
         with self._lock:
-            own = self._kept.setdefault(client, OrderedDict())
-            if key not in own:
-                self._held.add(client, len(ids) + OVERHEAD)
-            own[key] = ids
-            while self._held.total > MAX_KEPT:
-                self._drop_from(self._held.greediest)
-
-    def _drop_from(self, client: str) -> None:
-        own = self._kept[client]
-        _, oldest = own.popitem(last=False)
-        self._held.add(client, -len(oldest) - OVERHEAD)
-        if not own:
-            del self._kept[client]
+            self._kept.put(client, key, ids, len(ids) + OVERHEAD)

@@ -50,11 +50,13 @@ def load_text_model(
     max_waiting: int,
     *,
     share_prefixes: bool = False,
+    max_request_tokens: int | None = None,
     plan: TextPlan | None = None,
     shelves: Shelves | None = None,
 ) -> "TextModel":
-    """`share_prefixes`: clients reuse each other's prefixes, not only their own. Without a `plan`,
-    the model may take all memory that is free. `shelves` keep prefixes beyond its unloading.
+    """`share_prefixes`: clients reuse each other's prefixes, not only their own.
+    `max_request_tokens`: see `answer_lengths`. Without a `plan`, the model may take all memory that
+    is free. `shelves` keep prefixes beyond its unloading.
 
     Raises ModelUnavailable with the remedy: file absent, damaged, or too large for memory."""
     plan = plan or text_plan(name, entry, {})
@@ -96,6 +98,7 @@ def load_text_model(
         templates_of(name, entry, header, model),
         max_waiting,
         share_prefixes=share_prefixes,
+        max_request_tokens=max_request_tokens,
         recommended=recommended_in(header.metadata),
         footprint=total(each.footprint for each in (context, drafter, projector) if each),
         eyes=sees(projector) if projector else None,

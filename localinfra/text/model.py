@@ -13,12 +13,13 @@ from localinfra.engine.engine import Engine
 from localinfra.engine.output import ChoiceOutput
 from localinfra.engine.request import EngineStats, GenerationRequest
 from localinfra.engine.stops import Stops
-from localinfra.errors import ContextLengthExceeded, InvalidRequest
+from localinfra.errors import InvalidRequest
 from localinfra.footprint import NO_MEMORY, Footprint
 from localinfra.models.entries import ModelDetails, TextModelEntry
 from localinfra.models.sampling import SamplingSettings
 from localinfra.text.eyes import Eyes
 from localinfra.text.grammars import Grammars
+from localinfra.text.lengths import answer_lengths
 from localinfra.text.prompts import Prompts
 from localinfra.text.request import TextRequest
 from localinfra.text.templates import ModelTemplates
@@ -39,6 +40,7 @@ class TextModel:
         max_waiting: int,
         *,
         share_prefixes: bool = False,
+        max_request_tokens: int | None = None,
         recommended: SamplingSettings | None = None,
         footprint: Footprint = NO_MEMORY,
         salt_of: Callable[[str], str] = str,
@@ -46,10 +48,11 @@ class TextModel:
     ):
         """`max_waiting` requests may wait for their prompt to be made. `share_prefixes`: clients
         reuse each other's prefixes, not only their own; `salt_of` says what a client's are kept
-        under. `recommended`: by the file, for entries that don't say. `eyes`: of a model that
-        sees."""
+        under. `max_request_tokens`: see `answer_lengths`. `recommended`: by the file, for entries
+        that don't say. `eyes`: of a model that sees."""
         self._salt_of = (lambda _: salt_of("")) if share_prefixes else salt_of
         self._recommended = recommended
+        self._max_request_tokens = max_request_tokens
         self.name = name
         self.entry = entry
         self.footprint = footprint
@@ -110,7 +113,8 @@ class TextModel:
         return not self.vocabulary.token_bytes(token)
 
     def generate(self, request: TextRequest) -> Deltas:
-        """Submits the request. Raises ContextLengthExceeded, QueueFull and InvalidRequest.
+        """Submits the request. Raises ContextLengthExceeded, QueueFull and InvalidRequest, also for
+        one that asks for too much.
 
         Choices are numbered prompt by prompt.
         """
@@ -142,10 +146,11 @@ class TextModel:
                     f"{self.vocabulary.num_vocab - 1}.",
                     "logit_bias",
                 )
+        lengths = answer_lengths(request, self.entry, self.context_length, self._max_request_tokens)
         return [
             GenerationRequest(
                 prompt=prompt,
-                max_tokens=self._max_tokens(request, len(prompt)),
+                max_tokens=max_tokens,
                 params=request.params,
                 grammar=request.grammar,
                 client=request.client,
@@ -153,23 +158,5 @@ class TextModel:
                 border=request.border,
                 pictures=request.pictures,
             )
-            for prompt in request.prompts
+            for prompt, max_tokens in zip(request.prompts, lengths, strict=True)
         ]
-
-    def _max_tokens(self, request: TextRequest, num_prompt: int) -> int:
-        """Number of tokens to generate: as requested, within the entry's cap and the context."""
-        if not num_prompt:
-            raise InvalidRequest(
-                "The prompt is empty and this model has no BOS token to start from; send at least "
-                "one character.",
-                request.prompt_param,
-            )
-        room = self.context_length - num_prompt
-        params, entry = request.params, self.entry
-        choices = (params.max_tokens, entry.default_max_tokens, params.default_max_tokens)
-        wanted = next((limit for limit in choices if limit is not None), max(room, 1))
-        if entry.max_output_tokens is not None:
-            wanted = min(wanted, entry.max_output_tokens)
-        if room < min(wanted, 1):
-            raise ContextLengthExceeded(num_prompt, self.context_length, request.prompt_param)
-        return min(wanted, room)

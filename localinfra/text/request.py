@@ -17,8 +17,15 @@ class TextParams(GenerationParams, frozen=True, kw_only=True):
     """Adds the parameters that the engine itself does not need."""
 
     max_tokens: int | None = None  # None: the entry's default
+    # What the client calls that; None: the API has set it, so it may be lowered like a default.
+    max_tokens_param: str | None = "max_tokens"
     default_max_tokens: int | None = None  # if the entry has none; None: what the context leaves
     stops: Sequence[str] = ()
+
+    @property
+    def sets_limit(self) -> bool:
+        """Whether the client limits its answers' length."""
+        return self.max_tokens is not None and self.max_tokens_param is not None
 
 
 class TextRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,14 +8,14 @@ import pytest
 from echo import Bytes
 
 from localinfra.chat import answer
-from localinfra.chat.answer import Answer, Tool, ToolUse
+from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse
 from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.messages import Json
-from localinfra.engine.grammar.compiler import GrammarCompiler
+from localinfra.engine.grammar.compiler import MAX_CACHED, MAX_CACHED_S, GrammarCompiler
 from localinfra.engine.grammar.constraint import Grammar
 from localinfra.errors import InvalidRequest
-from localinfra.text.grammars import Compiled, Grammars
+from localinfra.text.grammars import MAX_SOURCES, Compiled, Grammars
 from localinfra.text.prompts import ChatPrompt
 
 PROMPT = ChatPrompt([], Voice(GENERIC, takes_tools=True), is_thinking=False, is_continued=False)
@@ -72,7 +72,8 @@ def test_a_thousand_tools_are_told_apart_and_each_keeps_its_schema() -> None:
     assert found.left_out == []
 
 
-def test_the_grammar_of_the_same_tools_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def noted_grammars(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What grammars are written of."""
     written: list[object] = []
 
     def noted(*given: Any, **options: Any) -> Any:
@@ -80,8 +81,82 @@ def test_the_grammar_of_the_same_tools_is_written_once(monkeypatch: pytest.Monke
         return answer.grammar_of(*given, **options)
 
     monkeypatch.setattr("localinfra.text.grammars.grammar_of", noted)
+    return written
+
+
+def test_the_grammar_of_the_same_tools_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = noted_grammars(monkeypatch)
     assert accepts(compiled(required(tools(3, 3)), times=3), "tool_2", '{"property_1": 5')
     assert len(written) == 1
+
+
+def forms(count: int) -> list[Answer]:
+    """Of JSON answers, each with another schema."""
+    schemas: list[dict[str, Json]] = [
+        {"type": "object", "properties": {f"p{at}": {}}} for at in range(count)
+    ]
+    return [Answer(AnswerFormat("json", "response_format", schema)) for schema in schemas]
+
+
+def test_who_sends_many_schemas_pushes_out_none_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor can it see by the time of its own how many others have sent."""
+    written = noted_grammars(monkeypatch)
+    grammars = Grammars(Bytes())
+
+    async def compile(wanted: list[Answer], client: str) -> list[Grammar | None]:
+        return [(await grammars.compile(one, PROMPT, client)).grammar for one in wanted]
+
+    async def flood() -> None:
+        own = await compile(forms(2), "modest")
+        many = await compile(forms(MAX_SOURCES + 10), "greedy")
+        num_written = len(written)
+        assert num_written == 2 + len(many)
+        assert await compile(forms(2), "modest") == own  # the very same
+        assert await compile(forms(len(many))[-20:], "greedy") == many[-20:]
+        assert len(written) == num_written
+        assert (await compile(forms(1), "greedy")) != many[:1]  # its oldest is gone
+        assert len(written) == num_written + 1
+
+    try:
+        asyncio.run(flood())
+    finally:
+        grammars.close()
+
+
+def test_one_client_alone_has_all_schemas_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = noted_grammars(monkeypatch)
+    grammars = Grammars(Bytes())
+
+    async def twice() -> None:
+        for _ in range(2):
+            for one in forms(MAX_SOURCES):
+                await grammars.compile(one, PROMPT, "alone")
+
+    try:
+        asyncio.run(twice())
+    finally:
+        grammars.close()
+    assert len(written) == len(grammars._compiler._grammars) == MAX_SOURCES == MAX_CACHED
+
+
+def test_a_grammar_that_took_long_pushes_out_none_of_others() -> None:
+    compiler = GrammarCompiler(Bytes().grammar_tokenizer)
+
+    def compile(owner: str, text: str) -> Grammar:
+        source = f'%llguidance {{}}\nstart: "{text}"'
+        return compiler.compile(source, "x", is_plain=True, owner=owner)
+
+    try:
+        own = compile("modest", "a")
+        compile("greedy", "b").work_s += MAX_CACHED_S
+        long = compile("greedy", "c")
+        long.work_s += 2 * MAX_CACHED_S
+        assert compile("greedy", "c") is long and compile("modest", "a") is own
+        assert len(compiler._grammars) == 2
+        compile("modest", "d")
+        assert compile("modest", "a") is own and compile("greedy", "c") is not long
+    finally:
+        compiler.close()
 
 
 @pytest.fixture

@@ -153,6 +153,7 @@ def test_a_stream_of_an_edit(client: openai.OpenAI) -> None:
         ({"strength": 1.1}, "strength"),
         ({"prompt": ""}, "prompt"),
         ({"size": "65x64"}, "size"),
+        ({"n": 10, "size": "2048x2048", "num_inference_steps": 50}, "num_inference_steps"),
     ],
 )
 def test_bad_input_is_a_clear_400(server: LiveServer, fields: dict[str, Any], param: str) -> None:

@@ -19,7 +19,7 @@ from live import SMOLLM2, LiveServer
 from numpy.typing import NDArray
 from PIL import Image
 
-from localinfra.image.pipeline import FluxPainter
+from localinfra.image.pipeline import KEPT_PROMPTS, FluxPainter
 from localinfra.image.request import ImageRequest
 from localinfra.kinds import IMAGE
 from localinfra.models.entries import ImageModelEntry
@@ -275,6 +275,11 @@ def test_long_prompts_are_cut_visibly_or_refused(server: LiveServer) -> None:
         ({"partial_images": 1}, "stream"),
         ({"progress": True}, "stream"),
         ({"output_compression": 50}, "output_compression"),
+        ({"n": 10, "size": "2048x2048", "num_inference_steps": 50}, "num_inference_steps"),
+        (
+            {"n": 10, "size": "2048x2048", "num_inference_steps": 50, "stream": True},
+            "num_inference_steps",
+        ),
     ],
 )
 def test_bad_input_is_a_clear_400(server: LiveServer, fields: dict[str, Any], param: str) -> None:
@@ -312,6 +317,35 @@ def test_a_full_queue_is_429_and_leaving_frees_it(server: LiveServer) -> None:
         thread.join()
     while server.post(PATH, {"prompt": "x", "size": "64x64"}).status_code == 429:
         time.sleep(0.1)
+
+
+def test_who_sends_many_prompts_pushes_out_none_of_others(
+    tiny_flux: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor can it see by the time of its own how many others have sent."""
+    painter = FluxPainter(
+        tiny_flux, ImageModelEntry(source=PathSource(tiny_flux), device="cpu"), None
+    )
+    encode, encoded = painter._pipe.encode_prompt, []
+
+    def noted(prompt: str, **options: Any) -> Any:
+        encoded.append(prompt)
+        return encode(prompt=prompt, **options)
+
+    monkeypatch.setattr(painter._pipe, "encode_prompt", noted)
+
+    def paint(client: str, *prompts: str) -> list[str]:
+        """Returns those that had to be encoded."""
+        encoded.clear()
+        for prompt in prompts:
+            painter._encode(ImageRequest(prompt, 64, 64, 1, 0.0, (7,), client=client))
+        return [*encoded]
+
+    many = [f"lighthouse {number}" for number in range(KEPT_PROMPTS)]
+    assert paint("greedy", *many) == many and paint("greedy", *many) == []  # alone, it has all room
+    assert paint("modest", "a", "b") == ["a", "b"]
+    assert paint("greedy", *many) == many  # two too many now, so each is gone before it comes again
+    assert paint("modest", "a", "b") == [] and paint("greedy", *many[-6:]) == []
 
 
 def test_a_pipeline_that_was_moved_to_main_memory_and_back_makes_the_same_image(

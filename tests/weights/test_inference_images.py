@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 
 PATH = "/v1/inference/black-forest-labs/FLUX.1-schnell"
 SMALL = {"prompt": "a lighthouse", "width": 64, "height": 128}
+LARGE = {"width": 2048, "height": 2048, "num_inference_steps": 50}
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,12 @@ def test_what_of_a_prompt_was_not_read_is_named(server: LiveServer) -> None:
         ({"input": {}}, "prompt", "invalid_value"),
         ({"input": {"prompt": "x", "width": 100}}, "width", "invalid_value"),
         ({"input": {"prompt": "x", "mask": "y"}}, "mask", "invalid_value"),
+        ({**LARGE, "num_images": 10}, "num_inference_steps", "invalid_value"),
+        (
+            {"input": {"prompt": "x", **LARGE, "num_outputs": 10}},
+            "num_inference_steps",
+            "invalid_value",
+        ),
     ],
 )
 def test_bad_input_is_a_clear_400(

@@ -86,11 +86,13 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
         return "".join(itertools.chain(*zip(texts, [*marks, ""], strict=True)))
 
     def params(self, defaults: Defaults) -> TextParams:
+        given = none_if_not_given(self.max_new_tokens)
         return TextParams(
             sampling=self.sampling_params(defaults),
             num_choices=self.num_responses,
             top_logprobs=0 if self.stream else None,
-            max_tokens=none_if_not_given(self.max_new_tokens) or DEFAULT_NEW_TOKENS,
+            max_tokens=given or DEFAULT_NEW_TOKENS,
+            max_tokens_param="max_new_tokens" if given else None,
             stops=self.stops,
         )
 

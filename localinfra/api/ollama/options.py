@@ -147,6 +147,7 @@ class TextFields(OllamaFields, frozen=True, kw_only=True):
             sampling=options.sampling_params(model, default_seed),
             top_logprobs=self.top_logprobs if self.logprobs else None,
             max_tokens=options.num_predict if options.num_predict > 0 else None,
+            max_tokens_param="options.num_predict",
             stops=options.stops,
         )
 

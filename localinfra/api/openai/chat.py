@@ -107,7 +107,8 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
                 sampling=self.sampling_params(defaults),
                 num_choices=self.n,
                 top_logprobs=self.num_logprobs,
-                max_tokens=self.limit,
+                max_tokens=none_if_not_given(getattr(self, self.limit_param)),
+                max_tokens_param=self.limit_param,
                 stops=self.stops,
             ),
         )
@@ -118,10 +119,9 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
         return tools, self.turn(tools, defaults)
 
     @property
-    def limit(self) -> int | None:
-        """The most tokens to generate; the newer of the two field names takes precedence."""
+    def limit_param(self) -> str:
         newer = none_if_not_given(self.max_completion_tokens)
-        return none_if_not_given(self.max_tokens) if newer is None else newer
+        return "max_tokens" if newer is None else "max_completion_tokens"
 
     @property
     def num_logprobs(self) -> int | None:

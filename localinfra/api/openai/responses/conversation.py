@@ -70,6 +70,7 @@ class ConversationRequest(msgspec.Struct, frozen=True):
                 sampling=self.sampling,
                 top_logprobs=body.num_logprobs,
                 max_tokens=none_if_not_given(body.max_output_tokens),
+                max_tokens_param="max_output_tokens",
                 stops=body.stops,
             ),
         )
