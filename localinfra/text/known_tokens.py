@@ -22,9 +22,7 @@ LEAST = 512  # characters of a part that is not the last one
 MAX_KEPT = 2_000_000  # tokens, of 4 bytes; the oldest of who has most are dropped first
 OVERHEAD = 100  # what each part takes beside its tokens, as tokens
 
-MAX_BORDERS = (
-    64  # kinds of them; templates write up to 10, but each file says what control tokens are
-)
+MAX_BORDERS = 64  # kinds of such tokens: a template writes up to 10, a hostile one any number
 
 AROUND = ("a \n", " a")  # between these, a token shows whether it strips or adds blanks
 
