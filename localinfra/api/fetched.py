@@ -4,6 +4,7 @@ turns of their conversations, for each client its own.
 
 import time
 from collections import OrderedDict
+from sys import getsizeof
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,11 +17,13 @@ from localinfra.shares import Holdings
 FETCH_LIMIT_S = 20.0  # for all pictures of a request
 KEPT_S = 600.0
 MAX_KEPT_BYTES = 64 << 20  # together; the oldest of who has most are dropped first
+OWN_BYTES = 16 << 10  # counted for each beside its data and URL, so that there are 4096 at most
 
 
 class KeptPicture(NamedTuple):
     data: bytes
     until_s: float  # time.monotonic()
+    size: int  # bytes, with its URL
 
 
 class FetchedPictures:
@@ -31,24 +34,30 @@ class FetchedPictures:
         self._kept: OrderedDict[tuple[str, str], KeptPicture] = OrderedDict()
         self._held = Holdings()
 
+    @property
+    def num_kept(self) -> int:
+        return len(self._kept)
+
     async def get(self, client: str, url: str, path: str, limit_s: float) -> bytes:
-        """Raises InvalidRequest, naming `path`, if it can't be had, and QueueFull."""
+        """The picture, or whatever else is there: `keep` it if it is one. Raises InvalidRequest,
+        naming `path`, if it can't be had, and QueueFull."""
         self._drop_old()
         if kept := self._kept.get((client, url)):
             return kept.data
         try:
-            data = await self._threads.run(fetch_picture, url, MAX_BYTES, limit_s)
+            return await self._threads.run(fetch_picture, url, MAX_BYTES, limit_s)
         except NotFetched as error:
             raise InvalidRequest(
                 f"{path}: the picture at {host_of(url)} {error}. Send it as a data URL.", path
             ) from None
-        self._keep((client, url), data)
-        return data
 
-    def _keep(self, key: tuple[str, str], data: bytes) -> None:
-        self._drop(key)
-        self._kept[key] = KeptPicture(data, time.monotonic() + KEPT_S)
-        self._held.add(key[0], len(data))
+    def keep(self, client: str, url: str, data: bytes) -> None:
+        """For the next turns. One that is kept already does not stay for longer."""
+        if (client, url) in self._kept:
+            return
+        size = len(data) + getsizeof(url) + OWN_BYTES
+        self._kept[client, url] = KeptPicture(data, time.monotonic() + KEPT_S, size)
+        self._held.add(client, size)
         while self._held.total > MAX_KEPT_BYTES:
             greediest = self._held.greediest
             self._drop(next(key for key in self._kept if key[0] == greediest))
@@ -60,7 +69,7 @@ class FetchedPictures:
 
     def _drop(self, key: tuple[str, str]) -> None:
         if kept := self._kept.pop(key, None):
-            self._held.add(key[0], -len(kept.data))
+            self._held.add(key[0], -kept.size)
 
 
 def host_of(url: str) -> str:

@@ -86,8 +86,9 @@ async def see(
         if link.sense not in can:
             seen.append(None)
             continue
-        if WEB.match(link.image.url):
-            fetched, rest_s = call.store(FetchedPictures), end_s - time.monotonic()
+        fetched = call.store(FetchedPictures) if WEB.match(link.image.url) else None
+        if fetched:
+            rest_s = end_s - time.monotonic()
             data = await fetched.get(call.caller, link.image.url, link.path, rest_s)
         else:
             data = await call.threads.pictures_in.run(picture_bytes, link)
@@ -97,6 +98,8 @@ async def see(
             else:
                 max_side = LOW_SIDE if link.image.detail == "low" else None
                 one = await model.eyes.see(data, room, link.path, max_side, client=call.caller)
+        if fetched:
+            fetched.keep(call.caller, link.image.url, data)
         seen.append(one)
         room -= one.num_tokens
     return ShownPictures(new_word(), seen)

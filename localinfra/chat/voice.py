@@ -7,9 +7,11 @@ import datetime
 import logging
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from localinfra.chat.formats import harmony
 from localinfra.chat.formats.derived import DerivedCalls, calls_of, turn_of
-from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.form import Voice, excess_of
 from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.formats.probes import NotDerived, Probes
 from localinfra.chat.formats.thinking import content_mark, reasoning_of
@@ -26,11 +28,11 @@ PROBES_S = 0.5  # CPU time of all probes; 70 published templates take 1 to 80 ms
 
 def voice_of(source: str, compiled: CompiledTemplate, bos_token: str, eos_token: str) -> Voice:
     """Takes milliseconds and never much more than PROBES_S. If the template's calls can't be
-    learned, the generic form is used, and a warning says why."""
+    learned, the generic form is used; if its reasoning can't, that is content. Warnings say why."""
     if harmony.recognizes(source):
         return harmony.HARMONY
     try:
-        return _learned(Probes(_Runs(compiled, bos_token, eos_token)), source)
+        return _limited(_learned(Probes(_Runs(compiled, bos_token, eos_token)), source))
     except (NotDerived, LimitExceeded) as error:
         logger.warning(
             "The chat template's own form of tool calls can't be learned, so the model is asked to "
@@ -65,6 +67,20 @@ def _learned(probes: Probes, source: str) -> Voice:
         begun=calls.begun,
         has_null_content=calls.style.content is None,
     )
+
+
+def _limited(voice: Voice) -> Voice:
+    """Without marks that take long to look for. Raises NotDerived."""
+    if problem := excess_of(voice.reasoning):
+        logger.warning(
+            "The chat template's marks of reasoning can't be used, so it becomes part of the "
+            "content: %s",
+            problem,
+        )
+        voice = msgspec.structs.replace(voice, reasoning=None)
+    if problem := excess_of(voice):
+        raise NotDerived(problem)
+    return voice
 
 
 class _Runs:

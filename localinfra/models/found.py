@@ -16,7 +16,14 @@ import msgspec
 
 from localinfra.models import looks, places, quants
 from localinfra.models.entries import KINDS, ModelEntry
-from localinfra.models.sources import HubSource, OllamaSource, PathSource, Source, parse_source
+from localinfra.models.sources import (
+    REPO,
+    HubSource,
+    OllamaSource,
+    PathSource,
+    Source,
+    parse_source,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +102,8 @@ def pulled() -> Iterator[FoundModel]:
     with several GGUF files has each as a version."""
     for folder in sorted(places.hub_cache().glob("models--*--*")):
         repo = folder.name.removeprefix("models--").replace("--", "/", 1)
+        if not REPO.fullmatch(repo):  # no program's that keeps to the layout
+            continue
         root = HubSource(repo).find()
         if root and (kind := kind_of(root)):
             yield FoundModel(named(repo), kind, HubSource(repo), root)
@@ -103,7 +112,10 @@ def pulled() -> Iterator[FoundModel]:
     store = places.own_store()
     for path in sorted(store.glob("ollama/*/*/*/*/model.gguf")):
         *_, user, name, tag, _ = path.relative_to(store).parts
-        source = OllamaSource(name if user == "library" else f"{user}/{name}", tag)
+        try:
+            source = OllamaSource(name if user == "library" else f"{user}/{name}", tag)
+        except ValueError:
+            continue
         aliases = (named(source.name),) if tag == "latest" else ()
         if kind := kind_of(path):
             yield FoundModel(f"{named(source.name)}:{named(tag)}", kind, source, path, aliases)

@@ -25,11 +25,13 @@ PACKAGE_SOURCE = re.compile(
     r"package:(?P<package>[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)"
     r"(==(?P<version>[A-Za-z0-9.+!_-]+))?/(?P<file>.+)"
 )
+NAME = r"\w[\w.-]*"  # an owner, a repository, a tag: they become folders, and `..` leads out of one
+REPO = re.compile(f"{NAME}/{NAME}", re.ASCII)
 HUB_SOURCE = re.compile(
-    r"hf:(?P<repo>\w[\w.-]*/\w[\w.-]*)(:(?P<quant>\w[\w.-]*)|/(?P<file>.+))?", re.ASCII
+    rf"hf:(?P<repo>{REPO.pattern})(:(?P<quant>{NAME})|/(?P<file>.+))?", re.ASCII
 )
 OLLAMA_SOURCE = re.compile(
-    r"ollama:(?P<name>((\w[\w.-]*(:\d+)?/)?\w[\w.-]*/)?\w[\w.-]*)(:(?P<tag>\w[\w.-]*))?", re.ASCII
+    rf"ollama:(?P<name>(({NAME}(:\d+)?/)?{NAME}/)?{NAME})(:(?P<tag>{NAME}))?", re.ASCII
 )
 URL_SOURCE = re.compile(r"(?P<url>https?://[^\s#]+)(#sha256=(?P<sha256>[0-9a-f]{64}))?")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+]+:")  # at least two letters: C:\ is a path
@@ -157,6 +159,11 @@ class HubSource(RemoteSource):
     size_gb: float | None = None
     quant: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no OWNER/REPO."""
+        if not REPO.fullmatch(self.repo):
+            raise ValueError(f"expected OWNER/REPO, got {self.repo[:200]!r}")
+
     def find(self) -> Path | None:
         snapshots = places.hub_snapshots(self.repo)
         if self.is_repository:
@@ -202,6 +209,11 @@ class OllamaSource(RemoteSource):
 
     name: str  # NAME, USER/NAME or HOST/USER/NAME
     tag: str = "latest"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no name or tag."""
+        if not OLLAMA_SOURCE.fullmatch(self.text):
+            raise ValueError(f"expected NAME:TAG, got {self.text[:200]!r}")
 
     @property
     def path(self) -> str:

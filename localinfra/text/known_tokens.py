@@ -11,6 +11,7 @@ import re
 import threading
 from array import array
 from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from localinfra.shares import Kept
@@ -19,6 +20,8 @@ from localinfra.text.vocabulary import Vocabulary
 LEAST = 512  # characters of a part that is not the last one
 MAX_KEPT = 2_000_000  # tokens, of 4 bytes; the oldest of who has most are dropped first
 OVERHEAD = 100  # what each part takes beside its tokens, as tokens
+
+MAX_BORDERS = 64  # kinds of such tokens: a template writes up to 10, a hostile one any number
 
 AROUND = ("a \n", " a")  # between these, a token shows whether it strips or adds blanks
 
@@ -76,16 +79,24 @@ class KnownTokens:
     @functools.cached_property
     def _borders(self) -> re.Pattern[str]:
         control = self._vocabulary.control_tokens
-        marks = [mark for mark in control if any(mark in source for source in self._templates)]
+        written = (mark for mark in control if any(mark in source for source in self._templates))
+        marks = [*islice(filter(self._stands_apart, written), MAX_BORDERS)]
         marks = [mark for mark in marks if self._separates(mark)]
         return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)")
 
+    @functools.cached_property
+    def _characters(self) -> tuple[set[str], set[str]]:
+        """Those that begin control tokens, and those within."""
+        matched = {*self._vocabulary.control_tokens, *self._vocabulary.special_tokens}
+        return {token[0] for token in matched}, {each for token in matched for each in token[1:]}
+
+    def _stands_apart(self, mark: str) -> bool:
+        """Whether none overlaps it: that one may be the one that is matched."""
+        first, inner = self._characters
+        return mark[0] not in inner and first.isdisjoint(mark[1:])
+
     def _separates(self, mark: str) -> bool:
         """Whether the tokens of a text are those of its parts before and from this token on."""
-        matched = {*self._vocabulary.control_tokens, *self._vocabulary.special_tokens}
-        # Where another one overlaps it, that may be the one that is matched.
-        if any(mark[0] in other[1:] or other[0] in mark[1:] for other in matched):
-            return False
         before, after = AROUND
 
         def ids(text: str, add_bos: bool) -> list[int]:

@@ -4,7 +4,6 @@ Rendering and tokenizing long prompts is slow, so both run in bounded threads.
 """
 
 import datetime
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -60,7 +59,7 @@ class TokenizerInfo(msgspec.Struct, frozen=True):
 
 
 class Prompts:
-    """A model's prompts. Event loop only, except `close`."""
+    """A model's prompts. Event loop only, except to make and `close` them."""
 
     def __init__(
         self,
@@ -75,6 +74,11 @@ class Prompts:
         self._vocabulary = vocabulary
         self._templates = templates
         self._context_length = context_length
+        # The control tokens among the marks of the model's answers, found before requests come:
+        # a file may have any number of them.
+        marks = " ".join(template.voice.marks for template in templates.all)
+        tokens = vocabulary.special_tokens.items()
+        self.format_tokens = frozenset(token for text, token in tokens if text in marks)
         self._known = KnownTokens(vocabulary, [each.source for each in templates.all])
         self._prompting = BoundedExecutor("prompts", MAX_PROMPTING, max_waiting, LARGE_PROMPT)
         self._counting = BoundedExecutor(
@@ -110,13 +114,6 @@ class Prompts:
             if any(name in template.variables for template in templates)
         }
         return [path for path in dict.fromkeys(paths.values()) if path not in read]
-
-    @functools.cached_property
-    def format_tokens(self) -> frozenset[int]:
-        """The control tokens among the marks of the model's answers."""
-        marks = " ".join(template.voice.marks for template in self._templates.all)
-        tokens = self._vocabulary.special_tokens.items()
-        return frozenset(token for text, token in tokens if text in marks)
 
     async def chat(
         self,

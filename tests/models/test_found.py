@@ -147,6 +147,14 @@ def test_pulled_files_are_versions_and_the_usual_one_has_the_plain_name(
     assert path == root / "some-Q4_K_M.gguf"
 
 
+def test_folders_that_no_pull_makes_are_passed_over(hub: Path, tmp_path: Path) -> None:
+    other = tmp_path / "own" / "models" / "ollama" / "registry.ollama.ai" / ".user" / "m" / "tag"
+    other.mkdir(parents=True)
+    for root in (snapshot(hub, "../x"), snapshot(hub, "owner/.x"), other):
+        tiny_llama().write(root / "model.gguf")
+    assert catalogue(tmp_path).names == ()
+
+
 def test_a_table_wins_over_what_is_found(hub: Path, tmp_path: Path) -> None:
     tiny_llama().write(tmp_path / "a.gguf")
     tiny_llama().write(tmp_path / "b.gguf")

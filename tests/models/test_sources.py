@@ -84,6 +84,17 @@ def test_other_schemes_and_paths_that_leave_their_package_are_refused(text: str)
         parse_source(text, Path("/here"))
 
 
+@pytest.mark.parametrize("name", ["..", ".", ".x", "-x", "a\\b", "a:b/c", "", "é", "a\n", "a\0"])
+def test_no_source_has_a_name_that_leads_out_of_its_folder(name: str) -> None:
+    """Whoever makes one: names become folders in caches, ours and other programs'."""
+    for repo in (f"{name}/x", f"x/{name}", name):
+        with pytest.raises(ValueError, match="expected OWNER/REPO"):
+            HubSource(repo)
+    for pair in ((f"{name}/x", "b"), (f"x/{name}", "b"), (name, "b"), ("x", name)):
+        with pytest.raises(ValueError, match="expected NAME:TAG"):
+            OllamaSource(*pair)
+
+
 def test_a_package_is_found_without_being_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -353,16 +353,21 @@ def test_a_fetched_picture_is_like_any_other_and_kept_for_its_client(
     fetching: EchoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
+    answers: list[bytes] = []
 
     def fetch(url: str, most_bytes: int, limit_s: float) -> bytes:
         fetched.append(url)
-        return PICTURE
+        return answers.pop() if answers else PICTURE
 
     monkeypatch.setattr("localinfra.api.fetched.fetch_picture", fetch)
     for _ in range(2):
         reply = chat(fetching, named("https://example.org/a.png"), text("?"))
         assert said(reply) == "[******]?"
     assert fetched == ["https://example.org/a.png"]
+    answers.append(b"no picture")
+    message, param = error_of(chat(fetching, named("https://example.org/c.png")))
+    assert "can't be read as an image" in message and param == "messages[0].content[0]"
+    assert said(chat(fetching, named("https://example.org/c.png"))) == "[******]"
     block = {"type": "url", "url": "https://example.org/b.png"}
     content = [{"type": "image", "source": block}, text("?")]
     turn = {"role": "user", "content": content}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localinfra.text import known_tokens
-from localinfra.text.known_tokens import KnownTokens
+from localinfra.text.known_tokens import MAX_BORDERS, KnownTokens
 
 
 class Noting(Bytes):
@@ -121,3 +121,23 @@ def test_a_text_is_not_cut_where_tokens_depend_on_both_sides(vocabulary: Noting)
     text = re.sub(r"<\|im_end\|>", "", turns(3))
     ids(KnownTokens(vocabulary, [CHATML.replace("<|im_end|>", "")]), text)
     assert [len(text) for text in vocabulary.texts] == [len(vocabulary.texts[0])]
+
+
+class Controlled(Bytes):
+    """A file may say that any tokens are control tokens, and its template may write all of them."""
+
+    control_tokens: Mapping[str, int] = {f"<|{at}|>": at for at in range(1000)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_calls = 0
+
+    def tokens(self, text: str, *, parse_special: bool, add_bos: bool) -> Iterator[list[int]]:
+        self.num_calls += 1
+        return super().tokens(text, parse_special=parse_special, add_bos=add_bos)
+
+
+def test_texts_are_cut_before_a_few_kinds_of_control_tokens() -> None:
+    vocabulary = Controlled()
+    ids(KnownTokens(vocabulary, ["".join(vocabulary.control_tokens)]), "x")
+    assert 3 * MAX_BORDERS <= vocabulary.num_calls <= 3 * MAX_BORDERS + 1

@@ -229,10 +229,10 @@ def _trigger(text: str, turn: PlainTurn) -> tuple[str, bool]:
     if not text:
         raise NotDerived("it marks no beginning of calls")
     usual = {*tokens(turn.before), *tokens(turn.after)}
-    trigger = ""
+    trigger, has_sign = "", False
     for token in tokens(text):
         trigger += token
-        has_sign = re.search(r"[^\w\s]", trigger)
+        has_sign |= bool(re.search(r"[^\w\s]", token))
         if has_sign and len(token) > 2 and token not in usual:
             return trigger, False
     return text, bool(re.fullmatch(r"\W|[\w\s=:]*", text))

@@ -4,7 +4,7 @@ Plain data. `derived.py` learns it from the model's template; forms that can't b
 each, such as `harmony.py`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -16,6 +16,10 @@ INDEX = "\2"  # a number, counted up
 KEY = "\3"  # the name of an argument
 TYPE = "\4"  # of its value, as `Members.types` spells it
 PLACEHOLDERS = NAME + ID + INDEX + KEY + TYPE
+
+# Parsers look for marks at every token, and any template may come in a file. The longest mark
+# of 70 published templates has 79 characters, and two of these placeholders.
+MAX_MARK_CHARS, MAX_PLACEHOLDERS = 256, 4
 
 # Of the names in an object: as they come, by code points, or like words in a dictionary.
 Order: TypeAlias = Literal["given", "sorted", "caseless"]
@@ -93,6 +97,29 @@ class ReasoningMarks(msgspec.Struct, frozen=True):
 
     def is_open_at_end_of(self, prompt: str) -> bool:
         return prompt.rstrip().endswith(self.begin.rstrip())
+
+
+def texts_in(learned: object) -> Iterator[str]:
+    """All texts in a description."""
+    if isinstance(learned, str):
+        yield learned
+    elif isinstance(learned, msgspec.Struct):
+        yield from texts_in(msgspec.structs.astuple(learned))
+    elif isinstance(learned, Mapping):
+        yield from texts_in((*learned, *learned.values()))
+    elif isinstance(learned, tuple | frozenset):
+        for part in learned:
+            yield from texts_in(part)
+
+
+def excess_of(learned: object) -> str | None:
+    """What is wrong if one of the marks is longer, or holds more placeholders, than any known."""
+    for text in texts_in(learned):
+        if len(text) > MAX_MARK_CHARS:
+            return f"a mark has {len(text)} characters, and {MAX_MARK_CHARS} are allowed"
+        if sum(map(text.count, PLACEHOLDERS)) > MAX_PLACEHOLDERS:
+            return f"a mark holds more than {MAX_PLACEHOLDERS} names, ids and numbers"
+    return None
 
 
 class Voice(msgspec.Struct, frozen=True):

@@ -13,8 +13,8 @@ from localinfra.chat.formats.member_arguments import MemberArguments
 from localinfra.chat.formats.patterns import (
     Found,
     Pattern,
+    find_mark,
     match_any,
-    or_begun,
     skip_blanks,
 )
 from localinfra.chat.formats.pieces import (
@@ -78,7 +78,6 @@ class MarkedParser:
             self._marks_in_text[voice.content_end] = State.START
         if calls and not calls.only_at_start:
             self._marks_in_text[calls.trigger] = State.HEADER
-        self._mark_in_text = or_begun(*self._marks_in_text)
         if calls:
             members = calls.members
             ahead = [f" {members.before}", f" {calls.after}"] if members else [""]
@@ -178,9 +177,8 @@ class MarkedParser:
 
     def _read_thought(self, is_all: bool) -> Iterator[Piece]:
         assert self._reasoning
-        found = or_begun(self._reasoning.end).search(self._held)
-        at = found.start() if found else len(self._held)
-        is_there = found is not None and found[0] == self._reasoning.end
+        at, mark = find_mark(self._held, [self._reasoning.end])
+        is_there = mark == self._reasoning.end
         thought = self._take_text(at, is_all and not is_there)
         if self._is_blank:
             self._blanks += thought[: len(thought) - len(thought.lstrip())]
@@ -197,8 +195,7 @@ class MarkedParser:
     def _read_text(self, is_all: bool) -> Iterator[Piece]:
         """Content, up to a trigger."""
         marks = self._marks_in_text
-        found = self._mark_in_text.search(self._held)
-        at, mark = (found.start(), found[0]) if found else (len(self._held), "")
+        at, mark = find_mark(self._held, marks)
         is_there = mark in marks
         if is_all and not is_there:
             yield from self._say(self._take_text(at, is_all))

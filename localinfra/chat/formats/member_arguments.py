@@ -13,8 +13,8 @@ from localinfra.chat.formats.patterns import (
     Found,
     LiteralScanner,
     Pattern,
+    find_mark,
     match_any,
-    or_begun,
     pattern,
     skip_blanks,
 )
@@ -210,10 +210,10 @@ class MemberArguments:
         self._scanner = LiteralScanner(stops, quotes, members.quotes if is_bare else ("", ""))
 
     def _read_text(self, text: str, at: int, is_all: bool) -> int:
-        search = or_begun(self._bounds[0].first)
-        start, end = at, len(text)
-        while found := search.search(text, start):
-            mark = found.start()
+        first = [self._bounds[0].first]
+        mark, begun = find_mark(text, first, at)
+        end = len(text)
+        while begun:
             bound = match_any(self._bounds, text, mark, is_all)
             if bound.is_cut and not self._is_cut:  # the answer ended before the marks that follow
                 bound = pattern(self._mark).match(text, mark, is_all)
@@ -224,7 +224,7 @@ class MemberArguments:
             if bound.is_open or bound.is_cut:
                 end = mark
                 break
-            start = mark + 1
+            mark, begun = find_mark(text, first, mark + 1)
         for size in range(min(len(self._blanks), end - at), 0, -1):
             if text.endswith(self._blanks[:size], at, end):
                 end -= size

@@ -62,7 +62,7 @@ class Sample(msgspec.Struct, frozen=True):
     def literal(self, value: Json, members: Members) -> str | None:
         """The value alone."""
         before, after = map(re.escape, (members.before, members.after))
-        before = before.replace(re.escape(TYPE), r"\w*")
+        before = before.replace(re.escape(TYPE), r"\w*+")
         found = re.fullmatch(f"{before}(.*){after}", self.argument(value), re.DOTALL)
         return found[1] if found else None
 
@@ -151,7 +151,7 @@ def _style(text: str, value: Json) -> str:
         try:
             if read(text) == value:
                 return style
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
     return "bare" if re.match(rf"\{{{KEYS[1]}:", text) else ""
 

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -138,12 +138,27 @@ def skip_blanks(text: str, at: int) -> int:
     return found.end()
 
 
-@functools.lru_cache(1024)
-def or_begun(*marks: str) -> re.Pattern[str]:
-    """Matches one of the marks, or the beginning of one at the end of the text."""
-    begun = [mark[:size] for mark in marks for size in range(len(mark) - 1, 0, -1)]
-    parts = [*map(re.escape, marks), *(re.escape(beginning) + r"\Z" for beginning in begun)]
-    return re.compile("|".join(parts) or r"(?!)")
+def find_mark(text: str, marks: Collection[str], at: int = 0) -> tuple[int, str]:
+    """Where the first of the marks stands, and which; or where the end of the text begins one, and
+    what is there of it. The length of the text and "" if there is neither."""
+    hits = [(text.find(mark, at), mark) for mark in marks]
+    hits = [hit for hit in hits if hit[0] >= 0]
+    start, found = min(hits, key=lambda hit: hit[0], default=(len(text), ""))
+    for mark in marks:
+        begun = begun_at(text, mark, at, start)
+        if begun is not None:
+            start, found = begun, text[begun:]
+    return start, found
+
+
+def begun_at(text: str, mark: str, at: int, end: int) -> int | None:
+    """The first place in `text[at:end]` from which on the text is the beginning of the mark."""
+    at = max(at, len(text) - len(mark) + 1)
+    while (at := text.find(mark[:1], at, end)) >= 0:
+        if mark.startswith(text[at:]):
+            return at
+        at += 1
+    return None
 
 
 class JsonScanner:
@@ -194,28 +209,36 @@ class LiteralScanner:
         self._ends = {quote: quote for quote in quotes} | ({marks[0]: marks[1]} if marks[0] else {})
         self._inside = {end: re.compile(rf"\\.|\\\Z|{end}", re.DOTALL) for end in quotes}
         if marks[0]:
-            self._inside[marks[1]] = or_begun(marks[1])
+            self._inside[marks[1]] = re.compile(re.escape(marks[1]))
         singles = "[" + re.escape("{[()]}" + stops + quotes) + "]"
-        self._outside = re.compile(
-            f"{or_begun(marks[0]).pattern}|{singles}" if marks[0] else singles
-        )
+        self._outside = re.compile(f"{re.escape(marks[0])}|{singles}" if marks[0] else singles)
+        self._marks = marks
         self._end = ""  # of the text that has begun
         self._depth = 0
 
     def scan(self, text: str, at: int) -> tuple[int, bool]:
         """Index of the next stop; or, with False, the end of what was looked at."""
         while at < len(text):
-            search = self._inside[self._end] if self._end else self._outside
-            found = search.search(text, at)
-            if not found:
+            start, mark = self._next(text, at)
+            if not mark:
                 return len(text), False
-            mark = found[0]
             if not self._end and not self._depth and mark in self._stops:
-                return found.start(), True
-            if found.end() == len(text) and not self._knows(mark):
-                return found.start(), False  # it may become a mark
-            at = self.pass_over(text, found.start(), mark)
+                return start, True
+            if start + len(mark) == len(text) and not self._knows(mark):
+                return start, False  # it may become a mark
+            at = self.pass_over(text, start, mark)
         return at, False
+
+    def _next(self, text: str, at: int) -> tuple[int, str]:
+        """Where the next mark stands, and which; what is there of it at the end of the text."""
+        found = (self._inside[self._end] if self._end else self._outside).search(text, at)
+        start, mark = (found.start(), found[0]) if found else (len(text), "")
+        awaited = self._marks[1 if self._end else 0]
+        if awaited and self._end in ("", awaited):
+            begun = begun_at(text, awaited, at, start + 1)
+            if begun is not None:
+                return begun, text[begun:]
+        return start, mark
 
     def _knows(self, mark: str) -> bool:
         if self._end:

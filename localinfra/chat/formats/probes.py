@@ -1,6 +1,7 @@
 """Conversations that show how a template writes an assistant's message. Owns the words in them."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -28,7 +29,8 @@ TOOLS: list[Json] = [
         },
     }
 ]
-MAX_TURN_CHARS = 8192  # published templates write up to 2000; comparing takes more than linear time
+MAX_TURN_CHARS = 4096  # published templates write up to 2000; comparing takes more than linear time
+OURS = re.compile("[\0-\5\ud800-\udfff]")  # placeholders, in `members.py` too; and half characters
 
 
 class NotDerived(Exception):
@@ -84,6 +86,8 @@ class Probes:
         if text is None or start < 0 or len(text) - start > MAX_TURN_CHARS:
             return None
         text = text[start + len(USER) :]
+        if OURS.search(text):
+            return None
         for words, placeholder in ((NAMES, NAME), (IDS, ID)):
             for word in words:
                 text = text.replace(word, placeholder)

@@ -13,7 +13,7 @@ ENABLED: dict[str, Json] = {"enable_thinking": True, "thinking": True}
 DISABLED: dict[str, Json] = {"enable_thinking": False, "thinking": False}
 FIELDS = ("reasoning_content", "reasoning", "thinking")
 CLOSING = re.compile(r"</[^<>\s{}'\"]+>|\[/[A-Z_]+\]")
-NAMED = re.compile(r"</([\w:]*think[\w:]*)>")
+NAMED = re.compile(r"</([\w:]{0,40}think[\w:]{0,40})>")
 MAX_CANDIDATES = 12  # a template names few closing marks
 EMPTY = re.compile(r"(<([^<>/]+)>)\s*(</\2>)\s*$")
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 
 from localinfra.chat.formats.form import INDEX
 
@@ -36,9 +37,8 @@ def _same(pairs: "zip[tuple[str, str]]") -> list[str]:
 
 def overlap(text: str, following: str) -> str:
     """The longest end of `text`, in whole tokens, that `following` begins with."""
-    parts = tokens(text)
-    ends = ("".join(parts[at:]) for at in range(len(parts)))
-    return next((end for end in ends if following.startswith(end)), "")
+    starts = accumulate(map(len, tokens(text)), initial=0)
+    return next(text[at:] for at in starts if following.startswith(text[at:]))
 
 
 def counted(first: str, second: str) -> tuple[str, str]:
@@ -47,11 +47,17 @@ def counted(first: str, second: str) -> tuple[str, str]:
     ones, others = tokens(first), tokens(second)
     for at in range(1, min(len(ones), len(others)) + 1):
         one, other = ones[-at], others[-at]
-        if one != other and one.isdecimal() and other.isdecimal() and int(other) == int(one) + 1:
+        if one != other and _counts(one, other):
             ones[-at] = others[-at] = INDEX
         elif one != other:
             break
     return "".join(ones), "".join(others)
+
+
+def _counts(one: str, other: str) -> bool:
+    """Python refuses to read numbers of more than 4300 digits."""
+    is_count = max(len(one), len(other)) < 10 and one.isdecimal() and other.isdecimal()
+    return is_count and int(other) == int(one) + 1
 
 
 def repeated(none: str, one: str, two: str) -> tuple[str, str, str, str] | None:

@@ -1,6 +1,5 @@
 """The value of an argument, written as text → JSON. Pure."""
 
-import functools
 import json
 import re
 
@@ -20,6 +19,13 @@ MAX_SCALAR_CHARS = 400  # anything longer is no number: a double has 309 digits 
 ESCAPE = re.compile(r"\\(u[\da-fA-F]{4}|U[\da-fA-F]{8}|x[\da-fA-F]{2}|.)", re.DOTALL)
 ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "\n": ""}
 WORD = r"""[^\s{}\[\],:"']++"""  # of a literal: a number, a name, a part of a bare key
+
+TOKEN = re.compile(  # a part of a literal
+    r"""(?P<string>"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')"""
+    r"""|(?P<mark>[{}\[\],:]\s*|\s+)"""
+    rf"|(?P<key>{WORD}(?:[ ]++{WORD}){{0,8}}+(?=\s*:))|(?P<word>{WORD})",
+    re.DOTALL,
+)
 
 
 def quoted(text: str) -> str:
@@ -65,17 +71,22 @@ def literal_json(text: str, members: Members) -> str | None:
         return text
     marks = members.quotes if members.literals == "bare" else ("", "")
     words = {**WORDS, **dict(zip(members.words, ("true", "false", "null"), strict=True))}
-    token = tokens(marks)
     parts, at = list[str](), 0
     while at < len(text):
-        found = token.match(text, at)
+        if marks[0] and text.startswith(marks[0], at):
+            start = at + len(marks[0])
+            end = text.find(marks[1], start)
+            if end < 0:
+                return None
+            parts.append(quoted(text[start:end]))
+            at = end + len(marks[1])
+            continue
+        found = TOKEN.match(text, at)
         if not found:
             return None
         at = found.end()
         kind, part = found.lastgroup, found[0]
-        if kind == "raw":
-            part = quoted(part[len(marks[0]) : len(part) - len(marks[1])])
-        elif kind == "string":
+        if kind == "string":
             part = quoted(unescaped(part[1:-1]))
         elif kind == "key":
             part = quoted(part)
@@ -84,19 +95,6 @@ def literal_json(text: str, members: Members) -> str | None:
         parts.append(part)
     result = "".join(parts)
     return result if is_json(result) else None
-
-
-@functools.lru_cache(64)
-def tokens(marks: tuple[str, str]) -> re.Pattern[str]:
-    """Matches a part of a literal. `marks`: what may stand around its texts instead of quotes."""
-    begin, end = map(re.escape, marks)
-    raw = rf"(?P<raw>{begin}.*?{end})|" if begin else ""
-    return re.compile(
-        raw + r"""(?P<string>"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')"""
-        r"""|(?P<mark>[{}\[\],:]\s*|\s+)"""
-        rf"|(?P<key>{WORD}(?:[ ]++{WORD}){{0,8}}+(?=\s*:))|(?P<word>{WORD})",
-        re.DOTALL,
-    )
 
 
 def unescaped(text: str) -> str:

@@ -5,12 +5,15 @@ import re
 from localinfra.chat.formats.form import NAME, CallForm
 
 # "respond only with <|tool_call|> followed by a JSON list of tools used"
-LISTED = re.compile(r"(<\|?\w*tool_?calls?\w*\|?>)[^<\n]{0,40}\bJSON (?:list|array)\b", re.I)
+LISTED = re.compile(
+    r"(<\|?\w{0,40}tool_?calls?\w{0,40}\|?>)[^<\n]{0,40}\bJSON (?:list|array)\b", re.I
+)
+MAX_READ_CHARS = 65_536  # of an instruction; published ones have up to 1500
 
 
 def worded_form(instruction: str) -> CallForm | None:
     """`instruction`: what the template tells the model before the conversation."""
-    found = LISTED.search(instruction)
+    found = LISTED.search(instruction, 0, MAX_READ_CHARS)
     if not found:
         return None
     return CallForm(

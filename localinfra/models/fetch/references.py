@@ -9,17 +9,17 @@ from localinfra.errors import InvalidRequest, ModelNotFound
 from localinfra.models import places
 from localinfra.models.catalog import MAX_KNOWN_CHARS, Catalog
 from localinfra.models.entries import ModelEntry
-from localinfra.models.sources import HubSource, RemoteSource, inner_path, parse_source
+from localinfra.models.sources import NAME, HubSource, RemoteSource, inner_path, parse_source
 
 FORMS = (
     "a name of models.toml, hf:OWNER/REPO[:QUANT], hf:OWNER/REPO/FILE, ollama:NAME[:TAG] or a URL"
 )
-BARE = re.compile(r"\w[\w.-]*/\w[\w.-]*(:\w[\w.-]*)?", re.A)
+BARE = re.compile(f"{NAME}/{NAME}(:{NAME})?", re.A)
 HERE = Path()
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 # /OWNER/REPO, /OWNER/REPO/tree/main, /OWNER/REPO/resolve/main/FILE and its page /blob/main/FILE
 HUB_PATH = re.compile(
-    r"/(?P<repo>[\w.-]+/[\w.-]+)(:(?P<quant>[\w.-]+))?/?"
+    rf"/(?P<repo>{NAME}/{NAME})(:(?P<quant>{NAME}))?/?"
     r"((tree|resolve|blob|raw)/(?P<revision>[^/]+)(/(?P<file>.+))?)?",
     re.A,
 )
