@@ -10,13 +10,8 @@ from asgi import scope_of
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from localinfra.api.http.body import (
-    BodyLimits,
-    Decoded,
-    UnfinishedBodies,
-    read_body,
-    receive_body,
-)
+from localinfra.api.http.bodies import FREE_BYTES, BodyLimits, UnfinishedBodies
+from localinfra.api.http.body import Decoded, read_body, receive_body
 from localinfra.errors import (
     BodyTooLarge,
     QueueFull,
@@ -144,7 +139,7 @@ def test_a_client_that_leaves_ends_the_request() -> None:
 
 
 def test_unfinished_bodies_share_one_limit() -> None:
-    free = UnfinishedBodies.FREE_BYTES
+    free = FREE_BYTES
     bodies = UnfinishedBodies(1000)
     for size in (1, free // 2, free):  # ordinary bodies are not counted
         bodies.grow(0, size)
