@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from echo import EchoRuntime, EchoServer
+from echo import END, EchoRuntime, EchoServer
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 from waiting import wait_for
@@ -33,6 +33,11 @@ kind = "text"
 source = "echo.gguf"
 context_length = 512
 preload = true
+
+[model."slow"]
+kind = "text"
+source = "slow.gguf"
+context_length = 16384
 
 [model."vectors"]
 kind = "embedding"
@@ -284,14 +289,16 @@ def test_what_a_refused_request_holds_is_free(server: GatedServer, field: dict[s
         assert server.post(CHAT, {**chat(), **field}, headers=headers).is_client_error
 
 
-def test_what_is_answered_holds_its_body_to_the_end(server: GatedServer, asking: AskingOf) -> None:
+def test_what_is_answered_holds_its_body_to_the_end(server: GatedServer) -> None:
+    """The request still refers to it."""
     server.runtime.may_load.set()
-    wait_for(lambda: "echo" in server.runtime.loaded_text_models())
-    body = {**chat("x"), "user": WIDE, "max_tokens": 2, "stream": True}
+    endless = {"max_tokens": 9999, "stream": True, "logit_bias": {str(END): -100}}
+    body = {**chat("x"), "model": "slow", "user": WIDE, **endless}
     headers = {"authorization": "Bearer ours"}
     with held(server):
         with server.client.stream("POST", CHAT, json=body, headers=headers) as answer:
-            assert b"[DONE]" in answer.read()
+            next(answer.iter_bytes())
+            assert server.held_bytes > 400_000
 
 
 @pytest.mark.parametrize("end", ["cancel", "load", "failure"])
