@@ -83,7 +83,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB  # largest request body
     body_timeout_s: Seconds = 30.0  # longest wait for a complete request body
-    # limit of all request bodies still arriving, together
+    # limit of all request bodies still arriving, together; beyond it, only keys that have less than
+    # their share send more
     max_unfinished_bytes: Annotated[int, Meta(ge=1024)] = 64 * MIB
     # memory that bodies of more than 64 kB take from their arrival until their requests have ended,
     # together: a text with an emoji takes four times its size. Beyond it, only keys that have less

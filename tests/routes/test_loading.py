@@ -72,12 +72,11 @@ CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 WIDE = "a" * 100_000 + "🦙"  # 400 kB in memory
 
 
-class GatedRuntime(EchoRuntime):
+class LateRuntime(EchoRuntime):
     """Loads nothing before it may."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.may_load, self.fails = threading.Event(), False
+    may_load = threading.Event()
+    fails = False
 
     def _plan(self, name: str, held: Footprint) -> LoadPlan:
         return LoadPlan()
@@ -89,9 +88,9 @@ class GatedRuntime(EchoRuntime):
         return super()._load_kind(name, entry, plan)
 
 
-class GatedServer(EchoServer):
-    runtime_kind = GatedRuntime
-    runtime: GatedRuntime
+class LateServer(EchoServer):
+    runtime: LateRuntime
+    runtime_kind = LateRuntime
 
     def wrapped(self, app: ASGIApp) -> ASGIApp:
         assert isinstance(app, Starlette)
@@ -105,8 +104,9 @@ class GatedServer(EchoServer):
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[GatedServer]:
-    server = GatedServer(tmp_path, CATALOGUE)
+def server(tmp_path: Path) -> Iterator[LateServer]:
+    LateRuntime.may_load.clear()
+    server = LateServer(tmp_path, CATALOGUE)
     yield server
     server.runtime.may_load.set()
     server.close()
@@ -115,7 +115,7 @@ def server(tmp_path: Path) -> Iterator[GatedServer]:
 class Asking:
     """Requests with a key, of which those that aren't refused wait."""
 
-    def __init__(self, server: GatedServer, threads: ThreadPoolExecutor, key: str):
+    def __init__(self, server: LateServer, threads: ThreadPoolExecutor, key: str):
         self._server = server
         self._threads = threads
         self._headers = {"authorization": f"Bearer {key}"}
@@ -152,7 +152,7 @@ AskingOf = Callable[[str], Asking]
 
 
 @pytest.fixture
-def asking(server: GatedServer) -> Iterator[AskingOf]:
+def asking(server: LateServer) -> Iterator[AskingOf]:
     with ThreadPoolExecutor(16) as threads:
         yield lambda key: Asking(server, threads, key)
         server.runtime.may_load.set()
@@ -166,7 +166,7 @@ def check_refused(reply: httpx2.Response, says: str, path: str = CHAT) -> None:
 
 @pytest.mark.parametrize("path", ASKED)
 def test_no_more_wait_than_may_and_no_key_takes_the_places_of_others(
-    server: GatedServer, asking: AskingOf, path: str
+    server: LateServer, asking: AskingOf, path: str
 ) -> None:
     ours, theirs, body = asking("ours"), asking("theirs"), ASKED[path]
     answers = [ours.wait(path, body) for _ in range(2)]
@@ -189,7 +189,7 @@ def test_a_stream_is_refused_before_it_begins(asking: AskingOf, is_streamed: boo
 
 
 def test_answers_in_the_background_wait_in_the_same_queue(
-    server: GatedServer, asking: AskingOf
+    server: LateServer, asking: AskingOf
 ) -> None:
     ours, body = asking("ours"), {**ASKED[RESPONSES], "background": True}
     ids = [ours.post(RESPONSES, body).json()["id"] for _ in range(3)]
@@ -210,7 +210,7 @@ def chat(content: str = WIDE) -> dict[str, Any]:
 
 
 def test_bodies_that_wait_have_a_limit_that_is_shared_too(
-    server: GatedServer, asking: AskingOf
+    server: LateServer, asking: AskingOf
 ) -> None:
     ours, theirs = asking("ours"), asking("theirs")
     ours.wait(CHAT, chat())
@@ -227,7 +227,7 @@ def test_bodies_that_wait_have_a_limit_that_is_shared_too(
 
 
 @contextlib.contextmanager
-def held(server: GatedServer) -> Iterator[None]:
+def held(server: LateServer) -> Iterator[None]:
     """Nothing is held before the block, nor soon after it."""
     assert server.held_bytes == 0
     yield
@@ -244,7 +244,7 @@ LARGE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("path", LARGE)
 def test_what_a_request_holds_is_free_when_it_is_cancelled(
-    server: GatedServer, asking: AskingOf, path: str
+    server: LateServer, asking: AskingOf, path: str
 ) -> None:
     ours = asking("ours")
     with held(server):
@@ -257,7 +257,7 @@ def test_what_a_request_holds_is_free_when_it_is_cancelled(
 
 @pytest.mark.parametrize("path", LARGE)
 def test_what_a_request_holds_is_free_when_its_client_leaves(
-    server: GatedServer, asking: AskingOf, path: str
+    server: LateServer, asking: AskingOf, path: str
 ) -> None:
     ours = asking("ours")
     with held(server):
@@ -271,7 +271,7 @@ def test_what_a_request_holds_is_free_when_its_client_leaves(
 @pytest.mark.parametrize("path", LARGE)
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_a_request_holds_is_free_after_its_answer(
-    server: GatedServer, asking: AskingOf, path: str, fails: bool
+    server: LateServer, asking: AskingOf, path: str, fails: bool
 ) -> None:
     """Which is an error here: the prompt is too long, or the model can't be loaded."""
     server.runtime.fails = fails
@@ -283,13 +283,13 @@ def test_what_a_request_holds_is_free_after_its_answer(
 
 
 @pytest.mark.parametrize("field", [{"model": "none"}, {"temperature": "hot"}, {"n": 0}])
-def test_what_a_refused_request_holds_is_free(server: GatedServer, field: dict[str, Any]) -> None:
+def test_what_a_refused_request_holds_is_free(server: LateServer, field: dict[str, Any]) -> None:
     headers = {"authorization": "Bearer ours"}
     with held(server):
         assert server.post(CHAT, {**chat(), **field}, headers=headers).is_client_error
 
 
-def test_what_is_answered_holds_its_body_to_the_end(server: GatedServer) -> None:
+def test_what_is_answered_holds_its_body_to_the_end(server: LateServer) -> None:
     """The request still refers to it."""
     server.runtime.may_load.set()
     endless = {"max_tokens": 9999, "stream": True, "logit_bias": {str(END): -100}}
@@ -297,13 +297,14 @@ def test_what_is_answered_holds_its_body_to_the_end(server: GatedServer) -> None
     headers = {"authorization": "Bearer ours"}
     with held(server):
         with server.client.stream("POST", CHAT, json=body, headers=headers) as answer:
-            next(answer.iter_bytes())
+            pieces = answer.iter_bytes()  # which closes the connection, once it is freed
+            next(pieces)
             assert server.held_bytes > 400_000
 
 
 @pytest.mark.parametrize("end", ["cancel", "load", "failure"])
 def test_what_an_answer_in_the_background_holds_is_free_at_its_end(
-    server: GatedServer, asking: AskingOf, end: str
+    server: LateServer, asking: AskingOf, end: str
 ) -> None:
     ours = asking("ours")
     server.runtime.fails = end == "failure"

@@ -13,25 +13,30 @@ FREE_BYTES = 64 * 1024
 
 
 class UnfinishedBodies:
-    """Total bytes held for bodies still arriving."""
+    """Bytes held for bodies still arriving, by client."""
 
     def __init__(self, max_bytes: int):
         self.max_bytes = max_bytes
-        self.held_bytes = 0
+        self._held = Holdings()
 
-    def grow(self, from_bytes: int, to_bytes: int) -> None:
-        """Counts a body that grew to `to_bytes`. Raises QueueFull if the total is too large."""
+    @property
+    def num_bytes(self) -> int:
+        return self._held.total
+
+    def grow(self, client: str, from_bytes: int, to_bytes: int) -> None:
+        """Counts a body that grew to `to_bytes`. Raises QueueFull if the total would be too large,
+        unless this client then still has no more than its share."""
         more_bytes = counted(to_bytes) - counted(from_bytes)
-        if more_bytes and self.held_bytes + more_bytes > self.max_bytes:
+        if more_bytes and not self._held.has_room(client, more_bytes, self.max_bytes):
             raise QueueFull(
                 "Too many large request bodies are arriving at once: try again in a moment.",
                 retry_after_s=1,
             )
-        self.held_bytes += more_bytes
+        self._held.add(client, more_bytes)
 
-    def done(self, size_bytes: int) -> None:
+    def done(self, client: str, size_bytes: int) -> None:
         """Releases a body of `size_bytes` that has arrived or failed."""
-        self.held_bytes -= counted(size_bytes)
+        self._held.add(client, -counted(size_bytes))
 
 
 def counted(size_bytes: int) -> int:

@@ -157,6 +157,7 @@ async def receive(request: Request, limits: BodyLimits, weight: Weight | None = 
     if declared.isdecimal() and int(declared[:20]) > limits.max_bytes:
         raise too_large(limits)
     unfinished = limits.unfinished or UnfinishedBodies(limits.max_bytes)
+    client = RequestState.of(request.scope).caller
     body = bytearray()
     try:
         async with asyncio.timeout(limits.timeout_s):
@@ -169,7 +170,7 @@ async def receive(request: Request, limits: BodyLimits, weight: Weight | None = 
                     raise too_large(limits)
                 if weight is not None:
                     weight.add(chunk)
-                unfinished.grow(len(body), len(body) + len(chunk))
+                unfinished.grow(client, len(body), len(body) + len(chunk))
                 body += chunk
                 if not message.get("more_body", False):
                     if weight is not None:
@@ -180,7 +181,7 @@ async def receive(request: Request, limits: BodyLimits, weight: Weight | None = 
             f"The request's body did not arrive within {limits.timeout_s:g} s."
         ) from None
     finally:
-        unfinished.done(len(body))
+        unfinished.done(client, len(body))
     if len(body) > FREE_BYTES:
         hold(request, limits, weight.held_bytes if weight else len(body))
     return body
