@@ -20,7 +20,7 @@ M = TypeVar("M", bound=LoadedModel)
 
 class Leases:
     """Event loop only. Every method that gets a model raises ModelNotFound, InvalidRequest for a
-    model of another kind, ModelUnavailable, and RateLimited."""
+    model of another kind, ModelUnavailable, RateLimited, and QueueFull."""
 
     def __init__(self, runtime: Runtime, permit: Permit | None = None):
         """`permit`: what the request may use."""

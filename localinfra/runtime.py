@@ -265,9 +265,9 @@ class Runtime:
 
     async def lease(self, name: str) -> Lease[LoadedModel]:
         """The model, loaded and kept in memory until the lease is released. Raises
-        ModelUnavailable."""
+        ModelUnavailable, and QueueFull."""
         self._faster_weights.make_way()
-        return await self._models.lease(name)
+        return await self._models.lease(name, self.settings.max_queue)
 
     def state(self, name: str) -> LoadState:
         return self._models.state(name)

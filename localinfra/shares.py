@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+from localinfra.errors import QueueFull
+
 # The holder of the key of the request that this task works for; set where the key is checked.
 current_client: ContextVar[str] = ContextVar("current_client", default="")
 
@@ -17,6 +19,16 @@ def has_room(waiting: Counter[str], client: str, most: int) -> bool:
     fills the queue keeps no other out. `waiting`: the number of each client's."""
     share = most / len({other for other in waiting if waiting[other]} | {client})
     return waiting.total() < most or waiting[client] < share
+
+
+def check_place(waiting: Counter[str], client: str, most: int) -> None:
+    """Raises QueueFull if this client may not have another request wait for a model."""
+    if not has_room(waiting, client, most):
+        raise QueueFull(
+            f"{fullness(waiting, client)}, and a key's share is full: try again later, or raise "
+            "max_queue in models.toml.",
+            retry_after_s=5,
+        )
 
 
 class TurnNumbers:
@@ -51,7 +63,8 @@ class TurnNumbers:
 
 class Holdings:
     """What each client has in a store of limited size. Beyond the limit, something of the greediest
-    is dropped: so nobody pushes out what others have."""
+    is dropped, or clients with more than their share are refused: so nobody pushes out what others
+    have, or keeps others out."""
 
     def __init__(self) -> None:
         self._sizes: Counter[str] = Counter()
@@ -63,6 +76,13 @@ class Holdings:
         self._sizes[client] += size
         if not self._sizes[client]:
             del self._sizes[client]
+
+    def has_room(self, client: str, size: int, most: int) -> bool:
+        """Whether the client may add so much: all together then have no more than `most`, or the
+        client no more than its share. Where there is nothing, all fits."""
+        others = len(self._sizes) - (client in self._sizes)
+        has_share = self._sizes[client] + size <= most / (others + 1)
+        return not self.total or self.total + size <= most or has_share
 
     @property
     def greediest(self) -> str:

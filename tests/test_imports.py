@@ -19,7 +19,8 @@ LAYERS: dict[str, list[set[str]]] = {
         {"steps", "scratch"},
         {"long_text"},
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
-        | {"nvidia_libraries", "outlet", "shares", "wheels"},
+        | {"nvidia_libraries", "outlet", "wheels"},
+        {"shares"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
         | {"certificate", "interpreter", "llama_builds", "picture_parts", "pictures"},
         {"deaths", "devices", "journal", "sounds", "wills"},

@@ -83,8 +83,13 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB  # largest request body
     body_timeout_s: Seconds = 30.0  # longest wait for a complete request body
-    # limit of all request bodies still arriving, together
+    # limit of all request bodies still arriving, together; beyond it, only keys that have less than
+    # their share send more
     max_unfinished_bytes: Annotated[int, Meta(ge=1024)] = 64 * MIB
+    # memory that bodies of more than 64 kB take from their arrival until their requests have ended,
+    # together: a text with an emoji takes four times its size. Beyond it, only keys that have less
+    # than their share send more; others get a 429
+    max_held_bytes: Annotated[int, Meta(ge=MIB)] = 512 * MIB
     # limit of all answers that clients have not read yet, together; beyond it, the client that has
     # read nothing for longest is cut off
     max_unread_bytes: Annotated[int, Meta(ge=MIB)] = 128 * MIB

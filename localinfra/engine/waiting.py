@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from localinfra.engine.generation import Generation
 from localinfra.errors import QueueFull
-from localinfra.shares import fullness, has_room
+from localinfra.shares import check_place, has_room
 
 MAX_CHOICES = 4096  # waiting choices: as in four requests of the maximum size
 
@@ -18,12 +18,7 @@ def check_room(generations: Iterable[Generation], client: str, most: int) -> Non
         if num_waiting := generation.num_waiting:
             choices[generation.group.client] += num_waiting
             requests[generation.group.client] += not generation.group.num_started
-    if not has_room(requests, client, most):
-        raise QueueFull(
-            f"{fullness(requests, client)}, and a key's share is full: try again later, or raise "
-            "max_queue in models.toml.",
-            retry_after_s=5,
-        )
+    check_place(requests, client, most)
     if not has_room(choices, client, MAX_CHOICES):
         raise QueueFull(
             f"{choices.total()} choices are waiting for this model already; try again later, or "

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Generic, TypeVar
 
 from localinfra.errors import ModelUnavailable
@@ -19,6 +20,7 @@ from localinfra.models.failures import Failures, Fault
 from localinfra.models.seats import Lease, LoadPlan, Pending, Seat, Seats
 from localinfra.models.sharing import Sharing
 from localinfra.models.swaps import ResidentState, decide
+from localinfra.shares import check_place, current_client
 
 logger = logging.getLogger(__name__)
 
@@ -81,18 +83,19 @@ class Pool(Generic[T]):
         return dict(self._faults)
 
     async def get(self, name: str) -> T:
-        """The model, loaded if it is not in memory; it may be unloaded at any time. For requests
-        there is `lease`."""
+        """The model, loaded if it is not in memory; it may be unloaded at any time. Nobody is
+        refused. For requests there is `lease`."""
         lease = await self.lease(name)
         lease.release()
         return lease.model
 
-    async def lease(self, name: str) -> Lease[T]:
+    async def lease(self, name: str, most: int | None = None) -> Lease[T]:
         """The model, loaded if it is not in memory, and kept there until the lease is released.
-        Concurrent calls share one load.
+        Concurrent calls share one load. `most`: requests that may wait for it, and more of clients
+        that have less than their share; None: any number, and this one is not counted.
 
-        Raises ModelUnavailable if it can't be loaded. Whoever holds a lease must not wait for
-        another model: its own may be in the way.
+        Raises ModelUnavailable if it can't be loaded, and QueueFull. Whoever holds a lease must not
+        wait for another model: its own may be in the way.
         """
         if self._is_closed:
             raise ModelUnavailable("The server is shutting down.")
@@ -101,15 +104,16 @@ class Pool(Generic[T]):
         seat = self.seats.named(name)
         if seat is not None and seat.is_open:
             return self._lease(seat)
+        client = None
+        if most is not None:
+            client, waiting = current_client.get(), self.seats.clients(name)
+            if name in self._pending:
+                waiting += self._pending[name].clients
+            check_place(waiting, client, most)
         pending = seat.pending if seat is not None and seat.is_coming else self._demand(name)
-        request: asyncio.Future[Lease[T]] = asyncio.get_running_loop().create_future()
-        pending.requests.append(request)
         try:
-            return await request
+            return await pending.lease(client)
         except asyncio.CancelledError:
-            if request.done() and not request.cancelled() and not request.exception():
-                request.result().release()  # it was granted in the same moment
-            request.cancel()
             self.settle()  # if no other request wants the model, it need not be loaded
             raise
 
@@ -269,7 +273,8 @@ class Pool(Generic[T]):
         for seat in self.seats:
             seat.is_closed = seat in moves.closed
             if seat.is_open and (waiting := self._pending.pop(seat.name, None)):
-                self._grant(seat, waiting)  # it was closed, which turned out needless
+                # It was closed, which turned out needless.
+                waiting.grant(partial(self._lease, seat))
         for pending in moves.refused:
             del self._pending[pending.name]
             error = too_large(pending.name, pending.plan.takes, room, self.seats.footprints)
@@ -329,13 +334,8 @@ class Pool(Generic[T]):
     def _is_ready(self, seat: Seat[T]) -> None:
         seat.state = ResidentState.LOADED
         seat.loaded_at = seat.used_at = time.monotonic()
-        self._grant(seat, seat.pending)
+        seat.pending.grant(partial(self._lease, seat))
         self.settle()
-
-    def _grant(self, seat: Seat[T], pending: Pending[T]) -> None:
-        for request in pending.requests:
-            if not request.done():
-                request.set_result(self._lease(seat))
 
     # --- to main memory and back ---
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -54,11 +55,37 @@ class Pending(Demand, Generic[T]):
         super().__init__(name, time.monotonic())
         self.plan = LoadPlan()
         self.planning: asyncio.Task[None] | None = None
-        self.requests: list[asyncio.Future[Lease[T]]] = []
+        # Each with its client; None: it counts for nobody.
+        self.requests: dict[asyncio.Future[Lease[T]], str | None] = {}
 
     @property
     def has_requests(self) -> bool:
         return any(not request.done() for request in self.requests)
+
+    @property
+    def clients(self) -> Counter[str]:
+        """Those whose requests wait."""
+        waiting = (client for request, client in self.requests.items() if not request.done())
+        return Counter(client for client in waiting if client is not None)
+
+    async def lease(self, client: str | None) -> Lease[T]:
+        """Waits for the model. Raises what `fail` was given."""
+        request: asyncio.Future[Lease[T]] = asyncio.get_running_loop().create_future()
+        self.requests[request] = client
+        try:
+            return await request
+        except asyncio.CancelledError:
+            if request.done() and not request.cancelled() and not request.exception():
+                request.result().release()  # it was granted in the same moment
+            raise
+        finally:
+            del self.requests[request]
+
+    def grant(self, lease: Callable[[], Lease[T]]) -> None:
+        """`lease` is called for each request that waits."""
+        for request in self.requests:
+            if not request.done():
+                request.set_result(lease())
 
     def fail(self, error: ApiError) -> None:
         for request in self.requests:
@@ -97,6 +124,10 @@ class Seats(list[Seat[T]], Generic[T]):
         same = [seat for seat in self if seat.name == name]
         found = [seat for seat in same if seat.state is not ResidentState.UNLOADING]
         return next((seat for seat in found if seat.is_open), found[-1] if found else None)
+
+    def clients(self, name: str) -> Counter[str]:
+        """Those whose requests wait while the model is loaded, or moved back."""
+        return sum((seat.pending.clients for seat in self if seat.name == name), Counter())
 
     def ready(self) -> Iterator[tuple[Seat[T], T]]:
         for seat in self:

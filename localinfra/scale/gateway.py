@@ -18,7 +18,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra.api.http.arriving import Arriving
-from localinfra.api.http.body import BodyLimits, UnfinishedBodies, receive_body
+from localinfra.api.http.bodies import BodyLimits, HeldBodies, UnfinishedBodies
+from localinfra.api.http.body import receive_body
 from localinfra.api.http.errors import EXCEPTION_HANDLERS, broken_off
 from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.limiting import Limiting
@@ -82,7 +83,10 @@ class Gateway:
     def __init__(self, fleet: Fleet, groups: Groups, catalog: Catalog, settings: ServerSettings):
         unfinished = max(settings.max_unfinished_bytes, settings.max_body_bytes)
         self._limits = BodyLimits(
-            settings.max_body_bytes, settings.body_timeout_s, UnfinishedBodies(unfinished)
+            settings.max_body_bytes,
+            settings.body_timeout_s,
+            UnfinishedBodies(unfinished),
+            HeldBodies(max(settings.max_held_bytes, settings.max_body_bytes)),
         )
         self._fleet = fleet
         self._groups = groups

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
-from localinfra.api.http.body import BodyLimits, Decoded, decode
+from localinfra.api.http.bodies import BodyLimits
+from localinfra.api.http.body import Decoded, decode
 from localinfra.api.http.form import (
     MAX_HEADS_BYTES,
     MAX_PARTS,

@@ -10,13 +10,8 @@ from asgi import scope_of
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from localinfra.api.http.body import (
-    BodyLimits,
-    Decoded,
-    UnfinishedBodies,
-    read_body,
-    receive_body,
-)
+from localinfra.api.http.bodies import FREE_BYTES, BodyLimits, UnfinishedBodies
+from localinfra.api.http.body import Decoded, read_body, receive_body
 from localinfra.errors import (
     BodyTooLarge,
     QueueFull,
@@ -144,18 +139,22 @@ def test_a_client_that_leaves_ends_the_request() -> None:
 
 
 def test_unfinished_bodies_share_one_limit() -> None:
-    free = UnfinishedBodies.FREE_BYTES
+    free = FREE_BYTES
     bodies = UnfinishedBodies(1000)
     for size in (1, free // 2, free):  # ordinary bodies are not counted
-        bodies.grow(0, size)
-    bodies.grow(0, free + 600)
+        bodies.grow("one", 0, size)
+    bodies.grow("one", 0, free + 600)
     with pytest.raises(QueueFull):
-        bodies.grow(free, free + 401)
-    bodies.grow(free, free + 400)
-    bodies.grow(0, free)  # there is always room for a small one
-    bodies.done(free + 600)
-    bodies.done(free + 400)
-    assert bodies.held_bytes == 0
+        bodies.grow("one", free, free + 401)
+    bodies.grow("one", free, free + 400)
+    bodies.grow("one", 0, free)  # there is always room for a small one
+    bodies.grow("other", 0, free + 500)  # and for the share of another client
+    with pytest.raises(QueueFull):
+        bodies.grow("other", free, free + 1)
+    bodies.done("other", free + 500)
+    bodies.done("one", free + 600)
+    bodies.done("one", free + 400)
+    assert bodies.num_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -177,11 +176,11 @@ def test_a_body_frees_its_bytes_however_it_ends(end: bytes | None) -> None:
 
         async def receive() -> Message:
             if len(messages) == 1:
-                assert bodies.held_bytes > 0
+                assert bodies.num_bytes > 0
             return messages.pop(0)
 
         with contextlib.suppress(ClientDisconnect, BodyTooLarge):
             await receive_body(Request(scope_of("POST"), receive), limits)
 
     asyncio.run(run())
-    assert bodies.held_bytes == 0
+    assert bodies.num_bytes == 0

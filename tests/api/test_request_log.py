@@ -15,7 +15,8 @@ from starlette.routing import Route
 
 from localinfra.api.app import create_app
 from localinfra.api.call import Call
-from localinfra.api.http.body import BodyLimits, Decoded, receive_body
+from localinfra.api.http.bodies import BodyLimits
+from localinfra.api.http.body import Decoded, receive_body
 from localinfra.api.http.request_log import reason
 from localinfra.api.http.sse import EventStream
 from localinfra.config.settings import ServerSettings

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from streams import Events, Source, yielding
 
-from localinfra.api.http.body import BodyLimits, receive_body
+from localinfra.api.http.bodies import BodyLimits
+from localinfra.api.http.body import receive_body
 from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
 from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.sse import EventStream, until_disconnect

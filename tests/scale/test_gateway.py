@@ -13,6 +13,7 @@ import pytest
 from named import key_file
 from prometheus_client.parser import text_string_to_metric_families
 from scaling import NO_PULLED, ScaledEcho
+from waiting import run, until
 
 from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.state import AppState
@@ -110,6 +111,28 @@ def test_a_stream_that_breaks_off_says_so(scaled: ScaledEcho, path: str, last: s
     lines = [line for line in reply.text.split("\n") if line]
     assert lines[-1].startswith(last) and "[DONE]" not in reply.text
     assert len(scaled.fleet.answered) == 1
+
+
+def test_bodies_that_wait_for_replicas_have_a_limit(tmp_path: Path) -> None:
+    limits = "max_body_bytes = 1000000\nmax_held_bytes = 1048576\n"
+    scaled = ScaledEcho(tmp_path, NO_PULLED + limits)
+    scaled.fleet.stopped = {"echo0", "echo1"}
+    body = {"model": "echo", "prompt": "a" * 600_000}
+
+    async def test() -> None:
+        async with httpx2.AsyncClient(base_url=scaled.url, timeout=60) as client:
+            waiting = asyncio.create_task(client.post("/v1/completions", json=body))
+            await until(lambda: len(scaled.fleet.answered) == 1)
+            refused = await client.post("/v1/completions", json=body)
+            assert refused.status_code == 429 and refused.headers["retry-after"] == "5"
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+            scaled.fleet.stopped.clear()
+            while (await client.post("/v1/completions", json=body)).status_code == 429:
+                await asyncio.sleep(0.01)  # that the first has left is not known yet
+
+    run(test)
+    scaled.close()
 
 
 def test_stored_responses_are_found_from_any_replica(scaled: ScaledEcho) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from localinfra.api.http.bodies import FREE_BYTES, BodyLimits, HeldBody, UnfinishedBodies
 from localinfra.api.http.liberal import (
     convert_liberally,
     converted,
@@ -24,12 +25,12 @@ from localinfra.api.http.liberal import (
 )
 from localinfra.api.http.refusals import refusing
 from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, described, lighten, shape_of
+from localinfra.api.http.state import RequestState
 from localinfra.api.http.weight import MAX_DEPTH, MAX_NESTED, MAX_VALUES, Weight
 from localinfra.chat.decoding import Body, Read, values_of
 from localinfra.errors import (
     BodyTooLarge,
     InvalidRequest,
-    QueueFull,
     RequestTimeout,
     UnsupportedMediaType,
 )
@@ -50,42 +51,6 @@ FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 MAX_READ_AGAIN_BYTES = 1 << 20  # what may be looked through twice without a pause: 10 ms
 
 Fields = dict[str, Any]  # plain values
-
-
-class UnfinishedBodies:
-    """Total bytes held for bodies still arriving. Event loop only.
-
-    The first 64 kB of each body are free, so ordinary requests get in even when this is full.
-    """
-
-    FREE_BYTES = 64 * 1024
-
-    def __init__(self, max_bytes: int):
-        self.max_bytes = max_bytes
-        self.held_bytes = 0
-
-    def grow(self, from_bytes: int, to_bytes: int) -> None:
-        """Counts a body that grew to `to_bytes`. Raises QueueFull if the total is too large."""
-        more_bytes = self._counted(to_bytes) - self._counted(from_bytes)
-        if more_bytes and self.held_bytes + more_bytes > self.max_bytes:
-            raise QueueFull(
-                "Too many large request bodies are arriving at once: try again in a moment.",
-                retry_after_s=1,
-            )
-        self.held_bytes += more_bytes
-
-    def done(self, size_bytes: int) -> None:
-        """Releases a body of `size_bytes` that has arrived or failed."""
-        self.held_bytes -= self._counted(size_bytes)
-
-    def _counted(self, size_bytes: int) -> int:
-        return max(0, size_bytes - self.FREE_BYTES)
-
-
-class BodyLimits(msgspec.Struct, frozen=True):
-    max_bytes: int
-    timeout_s: float  # for the whole body, however it arrives
-    unfinished: UnfinishedBodies | None = None  # shared with all other bodies
 
 
 class Decoded(msgspec.Struct, Generic[T], frozen=True):
@@ -132,8 +97,8 @@ async def read_body(
     does an empty string if the default is a string or None. An ApiError raised in `__post_init__`
     goes to the client unchanged, a ValueError as InvalidRequest.
 
-    Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, InvalidRequest with the field's path
-    as `param`, or ClientDisconnect if the client has left.
+    Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, QueueFull, InvalidRequest with the
+    field's path as `param`, or ClientDisconnect if the client has left.
     """
     given = request.headers.get("content-type", "")
     if has_type or given.partition(";")[0].strip().lower() not in UNTYPED:
@@ -183,8 +148,8 @@ async def receive_body(request: Request, limits: BodyLimits) -> bytes:
 
 
 async def receive(request: Request, limits: BodyLimits, weight: Weight | None = None) -> bytearray:
-    """The whole body, of at most `max_bytes`. Adds it to `weight` as it arrives. Content-Length
-    only serves to refuse early.
+    """The whole body, of at most `max_bytes`, which counts as held until the request has ended.
+    Adds it to `weight` as it arrives. Content-Length only serves to refuse early.
 
     Raises BodyTooLarge, RequestTimeout, QueueFull if too much is held for other requests, or
     ClientDisconnect."""
@@ -192,6 +157,7 @@ async def receive(request: Request, limits: BodyLimits, weight: Weight | None = 
     if declared.isdecimal() and int(declared[:20]) > limits.max_bytes:
         raise too_large(limits)
     unfinished = limits.unfinished or UnfinishedBodies(limits.max_bytes)
+    client = RequestState.of(request.scope).caller
     body = bytearray()
     try:
         async with asyncio.timeout(limits.timeout_s):
@@ -204,18 +170,29 @@ async def receive(request: Request, limits: BodyLimits, weight: Weight | None = 
                     raise too_large(limits)
                 if weight is not None:
                     weight.add(chunk)
-                unfinished.grow(len(body), len(body) + len(chunk))
+                unfinished.grow(client, len(body), len(body) + len(chunk))
                 body += chunk
                 if not message.get("more_body", False):
                     if weight is not None:
                         weight.finish()
-                    return body
+                    break
     except TimeoutError:
         raise RequestTimeout(
             f"The request's body did not arrive within {limits.timeout_s:g} s."
         ) from None
     finally:
-        unfinished.done(len(body))
+        unfinished.done(client, len(body))
+    if len(body) > FREE_BYTES:
+        hold(request, limits, weight.held_bytes if weight else len(body))
+    return body
+
+
+def hold(request: Request, limits: BodyLimits, num_bytes: int) -> None:
+    """Counts at least so many bytes as held until the request has ended. Raises QueueFull."""
+    if limits.held is not None:
+        state = RequestState.of(request.scope)
+        state.body = state.body or HeldBody(limits.held, state.caller)
+        state.body.grow(num_bytes)
 
 
 def too_large(limits: BodyLimits) -> BodyTooLarge:

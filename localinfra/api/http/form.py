@@ -13,20 +13,21 @@ import msgspec
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
+from localinfra.api.http.bodies import BodyLimits
 from localinfra.api.http.body import (
     MAX_PARSED_BYTES,
     NULL,
-    BodyLimits,
     Decoded,
     check_content_encoding,
     decode,
+    hold,
     read_body,
     receive,
     struct_of,
 )
 from localinfra.api.http.liberal import field_decoders
 from localinfra.api.http.state import AppState
-from localinfra.api.http.weight import MAX_VALUES, Weight, is_too_deep
+from localinfra.api.http.weight import MAX_VALUES, WIDEST, Weight, is_too_deep
 from localinfra.chat.decoding import Body
 from localinfra.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 from localinfra.executor import in_turns
@@ -108,6 +109,8 @@ async def read_body_or_form(
     num_bytes = sum(len(part.data) for part in parts)
     if num_bytes <= INLINE_BYTES:
         return decode(json_of(parts, kind, files, max_values), kind)
+    num_text = sum(len(part.data) for part in parts if not part.is_file)
+    hold(request, limits, WIDEST * num_text + 2 * (num_bytes - num_text))  # files become base64
     executor = AppState.of(request.app).threads.conversions
     written = await executor.run(json_of, parts, kind, files, max_values, size=num_bytes)
     return await in_turns(struct_of(written, kind))

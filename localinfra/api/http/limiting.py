@@ -1,4 +1,5 @@
-"""Tells clients what is left of their key's limits, and counts what a request has used at its end.
+"""Tells clients what is left of their key's limits; at its end, counts what a request has used, and
+its body no longer.
 
 `Leases` counts a request in, once it is about to use a model.
 """
@@ -41,6 +42,8 @@ class Limiting:
         finally:
             used = state.progress
             state.permit.leave(used.prompt_tokens + used.generated_tokens)
+            if state.body is not None:
+                state.body.release()
 
 
 def openai_headers(limits: Iterable[LimitState]) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,8 @@ from starlette.applications import Starlette
 from starlette.types import Scope
 
 from localinfra.api.exposition import Exposition
-from localinfra.api.http.body import BodyLimits, UnfinishedBodies
+from localinfra.api.http.bodies import BodyLimits, HeldBodies, HeldBody, UnfinishedBodies
+from localinfra.api.http.weight import WIDEST
 from localinfra.config.settings import ServerSettings
 from localinfra.costs import Ledger
 from localinfra.errors import ApiError
@@ -53,13 +54,15 @@ class AppState:
         self.metrics = Metrics()
         self.exposition = Exposition(self.metrics)
         self.threads = Threads()
-        self._unfinished = UnfinishedBodies(0)
+        self._unfinished, self._held = UnfinishedBodies(0), HeldBodies(0)
         self._stores = stores
         runtime.follow(self.apply)
 
     def apply(self, settings: ServerSettings) -> None:
-        self._unfinished.max_bytes = max(settings.max_unfinished_bytes, settings.max_body_bytes)
-        self.limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s, self._unfinished)
+        max_bytes = settings.max_body_bytes
+        self._unfinished.max_bytes = max(settings.max_unfinished_bytes, max_bytes)
+        self._held.max_bytes = max(settings.max_held_bytes, WIDEST * max_bytes)
+        self.limits = BodyLimits(max_bytes, settings.body_timeout_s, self._unfinished, self._held)
 
     def store(self, kind: type[T]) -> T:
         """The store of this class."""
@@ -93,6 +96,7 @@ class RequestState(msgspec.Struct, eq=False):
     caller: str = ""  # the key's holder: see `Holder.label`
     may_manage: bool = True  # the holder may manage models
     permit: Permit = msgspec.field(default_factory=Permit)  # within the key's limits
+    body: HeldBody | None = None  # what a large one takes, once it has arrived
     model: str = ""  # the model that is charged, once it is loaded
     error: ApiError | None = None  # why it was refused, or failed even after its response began
     leases: Leases | None = None  # on the models that it uses
@@ -122,7 +126,7 @@ class RequestState(msgspec.Struct, eq=False):
     @staticmethod
     def detached(scope: Scope) -> Scope:
         """A scope for work that goes on when the request has ended: the same request and caller,
-        nothing done yet."""
+        nothing done yet. It takes over the body."""
         state = RequestState.of(scope)
         own = RequestState(
             id=state.id,
@@ -130,5 +134,7 @@ class RequestState(msgspec.Struct, eq=False):
             caller=state.caller,
             may_manage=state.may_manage,
             permit=state.permit.again(),
+            body=state.body,
         )
+        state.body = None
         return {**scope, "state": {**scope["state"], NAME: own}}

@@ -31,6 +31,11 @@ AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 FAR_EXPONENT = re.compile(rb"[eE][+-]?0*+[1-9]\d(\d?)")
 FAR_VALUES, VERY_FAR_VALUES = 30, 300
 
+# In memory, a text takes as many bytes for each character as its widest one needs.
+UP_TO_THREE = bytes(range(0xF0))  # all but those that begin a character of four bytes in UTF-8
+WIDEST = 4
+VALUE_BYTES, NESTED_BYTES = 72, 96  # of a value beside its text; of a list, an object or a name
+
 DATA_RUN = 512  # characters of a string without a space: a file in base64, and no text
 
 
@@ -44,6 +49,8 @@ class Weight:
         self.num_values = 1
         self.num_nested = 0
         self.num_data = 0  # characters of files in strings, more or less
+        self._num_bytes = 0
+        self._width = 1  # bytes of a character
         self._depth = self._max_depth = 0
         self._is_in_string = False
         self._escape = b""  # a backslash whose character is in the next piece
@@ -64,6 +71,13 @@ class Weight:
     def is_too_deep(self) -> bool:
         return self._max_depth > MAX_DEPTH
 
+    @property
+    def held_bytes(self) -> int:
+        """About what the body's values take in memory, or more: texts without a wide character may
+        take less."""
+        values = VALUE_BYTES * self.num_values + NESTED_BYTES * self.num_nested
+        return self._width * self._num_bytes + values
+
     def _count_pieces(self, min_bytes: int) -> None:
         while len(self._uncounted) >= min_bytes:
             self._count(bytes(self._uncounted[:PIECE_BYTES]))
@@ -75,10 +89,14 @@ class Weight:
                 )
 
     def _count(self, piece: bytes) -> None:
+        self._num_bytes += len(piece)
         if self._escape or b"\\" in piece:
             piece = (self._escape + piece).replace(b"\\\\", b"")
             self._escape = piece[-1:] if piece.endswith(b"\\") else b""
+            self._widen_by_codes(piece)
             piece = piece.replace(b'\\"', b"")
+        if self._width < WIDEST and not piece.isascii():
+            self._width = WIDEST if piece.translate(None, UP_TO_THREE) else 2
         parts = piece.split(b'"')
         outside = b"".join(parts[self._is_in_string :: 2])
         texts = [text for text in parts[not self._is_in_string :: 2] if len(text) >= DATA_RUN]
@@ -92,6 +110,11 @@ class Weight:
             self.num_values += sum(VERY_FAR_VALUES if third else FAR_VALUES for third in far)
         self.num_nested += sum(map(outside.count, (b"[", b"{", b":")))
         self._count_depth(outside)
+
+    def _widen_by_codes(self, piece: bytes) -> None:
+        if self._width < WIDEST and b"\\u" in piece:
+            is_wide = b"\\ud" in piece or b"\\uD" in piece or piece.endswith(b"\\u")
+            self._width = WIDEST if is_wide else 2  # surrogates, or the piece ends before them
 
     def _count_depth(self, outside: bytes) -> None:
         num_opened = outside.count(b"[") + outside.count(b"{")
