@@ -50,7 +50,7 @@ def check(server: WatchedServer, case: Case, filled: Filled) -> str | None:
     return what if blocked > MAX_BLOCKED or status not in EXPECTED else None
 
 
-EXPECTED = (200, 400, 404, 409, 413, 503)  # no such item; kept before; the model's files are absent
+EXPECTED = (200, 400, 404, 413, 503)  # no such item; the model's files are absent
 
 
 def test_no_body_stops_the_loop(watched_server: WatchedServer) -> None:
@@ -110,6 +110,27 @@ def test_no_large_request_of_a_client_stops_the_loop(
     body = json.dumps({"model": "smollm2", **fields}, ensure_ascii=False).encode()
     assert len(body) <= 16 << 20
     assert post(watched_server, path, body) in EXPECTED
+    assert watched_server.blocked_s() < MAX_BLOCKED * watched_server.reference_s
+
+
+MANY = (1 << 20) - 100  # values
+MOST = (8 << 20) - 100  # bytes
+CONVERSATIONS = {
+    "lists": b'[{"content":[%b]}]' % (b"[]," * MANY)[:-1],
+    "turns": b"[%b]" % (b"{}," * MANY)[:-1],
+    "short texts": b"[%b]" % (b'{"content":""},' * (MANY // 2))[:-1],
+    "escapes": b'[{"content":"%b"}]' % (b"\\n" * (MOST // 2)),
+    "emojis": b'[{"content":"%b"}]' % ((b"a" * 60 + "🦙".encode()) * (MOST // 64)),
+    "what is longer in small letters": b'[{"content":"%b"}]' % ("ΐ".encode() * (MOST // 2)),
+}
+
+
+@pytest.mark.parametrize("what", CONVERSATIONS)
+def test_no_conversation_stops_the_loop(watched_server: WatchedServer, what: str) -> None:
+    """As large as may be: kept with what a search looks through, and read again."""
+    path, body = "/v1/chats/a", b'{"title":"a","data":{"turns":%b}}' % CONVERSATIONS[what]
+    assert post(watched_server, path, body, method="PUT") == 200
+    assert post(watched_server, path, b"", method="GET") == 200
     assert watched_server.blocked_s() < MAX_BLOCKED * watched_server.reference_s
 
 
