@@ -15,6 +15,7 @@ from large_bodies import Filled, fillings, places
 from loop_watch import WatchedServer
 
 from localinfra import api
+from localinfra.api.generation.carried import carried
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -65,6 +66,11 @@ CODE = '    if value == "x\\n":\n        return {"a": [1, 2]}  # é\n'
 PICTURE = "data:image/png;base64," + "iVBORw0KGgoA" * (1 << 20)
 EMOJIS = "word " * (3 << 20) + "🦙"
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": CODE}}
+LINES = "\n" * ((8 << 20) - 500)
+CUSTOM = {"id": "a", "type": "custom", "custom": {"name": "f", "input": LINES}}
+THOUGHT = carried("word é " * (1 << 20))
+CARRIED = {"type": "reasoning", "summary": [], "encrypted_content": THOUGHT}
+SIGNED = {"type": "thinking", "thinking": "", "signature": THOUGHT}
 
 
 def said(content: object) -> list[dict[str, object]]:
@@ -87,6 +93,15 @@ LARGE: dict[str, tuple[str, dict[str, Any]]] = {
     "calls": (
         "/v1/chat/completions",
         {"messages": [*said("a"), {"role": "assistant", "tool_calls": [CALL] * 1000}]},
+    ),
+    "custom calls": (
+        "/v1/chat/completions",
+        {"messages": [*said("a"), {"role": "assistant", "tool_calls": [CUSTOM]}]},
+    ),
+    "carried reasoning": ("/v1/responses", {"input": [*said("a"), CARRIED, *said("a")]}),
+    "a signature": (
+        "/v1/messages",
+        {"messages": [*said("a"), {"role": "assistant", "content": [SIGNED]}, *said("a")]},
     ),
     "parts": ("/v1/messages", {"messages": said([{"type": "text", "text": CODE}] * 10_000)}),
     "items": ("/v1/responses", {"input": said("word " * 300) * 10_000}),

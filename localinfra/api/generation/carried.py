@@ -6,7 +6,8 @@ not encrypted: what the model reasoned is no secret from its client.
 """
 
 import base64
-import binascii
+
+from localinfra.api.http.encoded import decode_base64
 
 MARK = "localinfra:"  # other services' values are ignored
 
@@ -21,6 +22,6 @@ def read_carried(value: str | None) -> str:
     if not value or not value.startswith(MARK):
         return ""
     try:
-        return base64.b64decode(value.removeprefix(MARK), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+        return str(decode_base64(value, len(MARK)), "utf-8")
+    except ValueError:
         return ""

@@ -3,6 +3,8 @@ lock, and nothing else would run during 30 ms for a picture of 12 MB."""
 
 import base64
 
+from localinfra.long_text import join_bytes
+
 PIECE = 1 << 20  # characters, which take 2 ms
 
 
@@ -17,4 +19,4 @@ def decode_base64(text: str, start: int = 0) -> bytes:
         if whole := len(rest) - len(rest) % 4:
             found.append(base64.b64decode(rest[:whole], validate=True))
             rest = rest[whole:]
-    return b"".join([*found, base64.b64decode(rest, validate=True)])
+    return join_bytes([*found, base64.b64decode(rest, validate=True)])
