@@ -8,6 +8,8 @@ not encrypted: what the model reasoned is no secret from its client.
 import base64
 
 from localinfra.api.http.encoded import decode_base64
+from localinfra.long_text import decoded
+from localinfra.steps import done
 
 MARK = "localinfra:"  # other services' values are ignored
 
@@ -22,6 +24,6 @@ def read_carried(value: str | None) -> str:
     if not value or not value.startswith(MARK):
         return ""
     try:
-        return str(decode_base64(value, len(MARK)), "utf-8")
+        return done(decoded(decode_base64(value, len(MARK))))
     except ValueError:
         return ""
