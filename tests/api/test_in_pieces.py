@@ -43,9 +43,9 @@ def _texts(value: Any) -> list[str]:
 def test_carried_reasoning(monkeypatch: pytest.MonkeyPatch) -> None:
     value, lengths, real = carried(TEXT), list[int](), base64.b64decode
 
-    def decode(data: str, **options: bool) -> bytes:
+    def decode(data: str, *, validate: bool) -> bytes:
         lengths.append(len(data))
-        return real(data, **options)
+        return real(data, validate=validate)
 
     monkeypatch.setattr(base64, "b64decode", decode)
     assert read_carried(value) == TEXT
