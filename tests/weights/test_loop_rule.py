@@ -66,6 +66,7 @@ CODE = '    if value == "x\\n":\n        return {"a": [1, 2]}  # é\n'
 PICTURE = "data:image/png;base64," + "iVBORw0KGgoA" * (1 << 20)
 EMOJIS = "word " * (3 << 20) + "🦙"
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": CODE}}
+TOO_LONG = "word " * 4000  # to be answered: what an answer computes is no time of the loop's
 LINES = "\n" * ((8 << 20) - 500)
 CUSTOM = {"id": "a", "type": "custom", "custom": {"name": "f", "input": LINES}}
 THOUGHT = carried("word é " * (1 << 20))
@@ -98,10 +99,10 @@ LARGE: dict[str, tuple[str, dict[str, Any]]] = {
         "/v1/chat/completions",
         {"messages": [*said("a"), {"role": "assistant", "tool_calls": [CUSTOM]}]},
     ),
-    "carried reasoning": ("/v1/responses", {"input": [*said("a"), CARRIED, *said("a")]}),
+    "carried reasoning": ("/v1/responses", {"input": [*said("a"), CARRIED, *said(TOO_LONG)]}),
     "a signature": (
         "/v1/messages",
-        {"messages": [*said("a"), {"role": "assistant", "content": [SIGNED]}, *said("a")]},
+        {"messages": [*said("a"), {"role": "assistant", "content": [SIGNED]}, *said(TOO_LONG)]},
     ),
     "parts": ("/v1/messages", {"messages": said([{"type": "text", "text": CODE}] * 10_000)}),
     "items": ("/v1/responses", {"input": said("word " * 300) * 10_000}),
