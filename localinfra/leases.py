@@ -34,8 +34,10 @@ class Leases:
         return self._runtime.catalog.only(self._permit.models)
 
     async def seek(self, name: str) -> None:
-        """Looks for an unknown model, whose files may have just come."""
-        await self._runtime.seek(name)
+        """Looks for an unknown model, whose files may have just come. One that the request may not
+        use is as unknown: how long the answer takes must not tell that it is there."""
+        if self.catalog.own_name(name) is None:
+            await self._runtime.refresh()
 
     async def get(self, kind: Kind[E, M], name: str, route: str) -> M:
         """The model a request asks for, loaded."""

@@ -1,6 +1,6 @@
 """Where a server's settings and models come from: read at its start, and again when they change."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -80,6 +80,14 @@ class Changes(msgspec.Struct, frozen=True):
     changed: list[str]  # served anew from their next request on
     removed: list[str]
     needs_restart: list[str]  # keys of [server] that keep their old values
+
+    def only(self, names: Container[str]) -> "Changes":
+        """Of these models alone."""
+        kept = {
+            what: [name for name in getattr(self, what) if name in names]
+            for what in ("added", "changed", "removed")
+        }
+        return msgspec.structs.replace(self, **kept)
 
     def __str__(self) -> str:
         named = {"added": self.added, "changed": self.changed, "removed": self.removed}

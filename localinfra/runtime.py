@@ -185,11 +185,6 @@ class Runtime:
                 self._serve(catalog)
             self._refreshed_at = time.monotonic()
 
-    async def seek(self, id: str) -> None:
-        """Looks for an unknown model, whose files may have just come."""
-        if self.catalog.own_name(id) is None:
-            await self.refresh()
-
     async def reload(self) -> Changes:
         """Reads settings and models anew. Running requests keep the models that they have. Raises
         ConfigError and changes nothing if the file is wrong."""

@@ -29,6 +29,7 @@ from localinfra.api.openai.responses import input as responses_input
 from localinfra.api.openai.responses import request as responses_request
 from localinfra.api.openai.responses import tools as responses_tools
 from localinfra.api.openai.responses.foreign import FOREIGN
+from localinfra.conversations.store import KeptContent
 
 KEEPS = "[server]\nkeep_chats = true\n"
 ABSENT = """
@@ -71,6 +72,10 @@ def as_chat_tool(raw: bytes) -> bytes:
     )
 
 
+def as_data(raw: bytes) -> bytes:
+    return b'{"title":"a","data":%b}' % raw
+
+
 def as_input(raw: bytes) -> bytes:
     return b'{"input":%b}' % raw
 
@@ -108,6 +113,7 @@ CASES = [
     Case(NATIVE + "flux", native_images.ImageBody, {"prompt": "a"}),
     Case(NATIVE + "flux", native_images.CogInput, {"prompt": "a"}, as_input),
     Case("/v1/chats/a", chats.ChatBody, {"title": "a", "data": {}}, method="PUT"),
+    Case("/v1/chats/a", KeptContent, {}, as_data, method="PUT"),
     Case("/v1/models/pull", managing.PullRequest, {"model": "no such model"}),
     Case("/api/chat", ollama_chat.ChatFields, OLLAMA | {"messages": HELLO}),
     Case("/api/generate", ollama_generate.GenerateFields, OLLAMA | {"prompt": "a"}),
@@ -150,6 +156,8 @@ def post(
     method: str = "POST",
 ) -> int:
     """The status. A server that refuses early may not read the rest."""
+    if method == "PUT":  # what is kept already would be a conflict
+        post(server, path, b"", method="DELETE")
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=590)
     try:
         headers = {"content-type": content_type}

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from localinfra import long_text
-from localinfra.long_text import join, join_bytes, joined, joined_bytes
+from localinfra.long_text import decoded, join, join_bytes, joined, joined_bytes
+from localinfra.steps import done
 
 
 @pytest.mark.parametrize("last", ["", "z", "é", "Ω", "\uffff", "😀", "\U0010ffff", "\0"])
@@ -51,3 +52,15 @@ def test_long_bytes_are_joined_in_steps_and_can_be_given_up() -> None:
     for _ in range(5):
         next(steps)
     steps.close()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 5, 100])
+def test_bytes_are_decoded_wherever_they_are_cut(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_text, "AT_ONCE_CHARS", at_once)
+    for text in ("", "a", "aé日🦙" * 3):
+        assert done(decoded(text.encode())) == text
+    for wrong in (b"\xff", b"a\xe2\x82", b"\xe2\x82a", b"\xed\xa0\x80"):
+        with pytest.raises(UnicodeDecodeError):
+            done(decoded(wrong))

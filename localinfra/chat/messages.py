@@ -298,7 +298,7 @@ def _functions(calls: Sequence[ToolCall], path: str) -> list[ToolCall]:
                 raise InvalidRequest("A call needs a function.", f"{path}[{at}].function")
             functions.append(call)
         elif call.custom:
-            arguments = msgspec.json.encode({"input": call.custom.input}).decode()
+            arguments = json_of({"input": call.custom.input}).decode()
             functions.append(ToolCall(FunctionCall(call.custom.name, arguments), call.id))
     return functions
 

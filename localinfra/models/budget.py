@@ -42,20 +42,18 @@ class Budget:
         return {device: max(0, size) for device, size in room.items()}
 
 
-def too_large(
-    name: str, takes: Footprint, room: Room, loaded: Mapping[str, Footprint]
-) -> ModelUnavailable:
-    """The error for a model that would not fit even if all others were unloaded."""
+def too_large(name: str, takes: Footprint, room: Room) -> ModelUnavailable:
+    """The error for a model that would not fit even if all others were unloaded. It names none of
+    those: whoever reads it may not be one who may know them."""
     short = [
         f"{sized(takes.bytes_on[device])} of {device_name(device)}, where the budget has "
         f"{sized(room[device])}"
         for device in sorted(takes.short(room))
     ]
-    others = [f"{other} ({held})" for other, held in loaded.items()]
     reason = " and ".join(short) or f"{takes}, of which pinned models leave too little"
     return ModelUnavailable(
-        f"{name} needs {reason}. Loaded now: {', '.join(others) or 'no model'}. Use a smaller file "
-        "of it, lower its context_length or kv_cache_tokens in models.toml, or raise memory_budget "
-        "under [server] (auto leaves what other programs use).",
+        f"{name} needs {reason}. Use a smaller file of it, lower its context_length or "
+        "kv_cache_tokens in models.toml, or raise memory_budget under [server] (auto leaves what "
+        "other programs use).",
         "model",
     )

@@ -277,7 +277,7 @@ class Pool(Generic[T]):
                 waiting.grant(partial(self._lease, seat))
         for pending in moves.refused:
             del self._pending[pending.name]
-            error = too_large(pending.name, pending.plan.takes, room, self.seats.footprints)
+            error = too_large(pending.name, pending.plan.takes, room)
             self._fail(pending, error, 0.0)
         for pending in moves.load:
             self._start_load(pending)

@@ -127,7 +127,7 @@ class Gateway:
         owner = await self._owner(request.caller, asked.ids) if asked.ids else None
         failed: list[str] = []
         for _ in range(MAX_TRIES):
-            group, replica = owner or self._chosen(asked, failed)
+            group, replica = owner or self._chosen(asked, request.models, failed)
             try:
                 await self._pass_on(group, replica, request, asked.prefix, answer)
                 return
@@ -153,21 +153,19 @@ class Gateway:
         return None
 
     def _count(self, scope: Scope, asked: Asked) -> None:
-        """Counts the request for its key's limits, unless the key may not use the model. A model
-        that is unknown here may have been pulled since. Raises RateLimited."""
+        """Counts the request for its key's limits. So does one for a model that is unknown here,
+        which may have been pulled since, or that the key may not use, which is as unknown. Raises
+        RateLimited."""
         permit = RequestState.of(scope).permit
-        known, model = self._catalog.only(permit.models), asked.model or ""
-        is_refused = (
-            self._catalog.own_name(model) is not None
-            and known.own_name(model) is None
-            and known.fallback_model is None
-        )
-        if asked.uses_model and not is_refused:
+        if asked.uses_model:
             permit.expected_tokens = asked.expected_tokens
             permit.enter()
 
-    def _chosen(self, asked: Asked, failed: Collection[str]) -> tuple[str, str | None]:
-        group = self._groups.of(asked.model)
+    def _chosen(
+        self, asked: Asked, models: frozenset[str] | None, failed: Collection[str]
+    ) -> tuple[str, str | None]:
+        """`models`: those that the key may use. Others must start and delay nothing."""
+        group = self._groups.of(asked.model, models)
         replicas = self._fleet.replicas(group)
         return group, self._choices[group].choose(asked.prefix, replicas, failed)
 
@@ -243,7 +241,10 @@ class Gateway:
         if request.path == METRICS:  # or they might be in several formats
             request = without_header(request, b"accept")
         replies = await asyncio.gather(
-            *(self._reply(group, replica, request) for group, replica in self._reached(asked))
+            *(
+                self._reply(group, replica, request)
+                for group, replica in self._reached(asked, request.models)
+            )
         )
         whole = [reply for reply in replies if reply is not None]
         if not whole:
@@ -254,10 +255,10 @@ class Gateway:
         )
         await answer.pass_on({"type": "http.response.body", "body": reply.body})
 
-    def _reached(self, asked: Asked) -> list[tuple[str, str | None]]:
+    def _reached(self, asked: Asked, models: frozenset[str] | None) -> list[tuple[str, str | None]]:
         """A group without replicas is started for requests of its own models only."""
         is_group = asked.reach is Reach.GROUP
-        groups = [self._groups.of(asked.model)] if is_group else list(self._groups.tables)
+        groups = [self._groups.of(asked.model, models)] if is_group else list(self._groups.tables)
         found: list[tuple[str, str | None]] = []
         for group in groups:
             replicas = list(self._fleet.replicas(group))

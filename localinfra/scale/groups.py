@@ -50,15 +50,17 @@ class Groups:
             raise ConfigError(f'{place} no model is called "{model}"; known: {known}')
         return found
 
-    def own_name(self, model: str) -> str | None:
+    def own_name(self, model: str, models: frozenset[str] | None = None) -> str | None:
         """The model's own name, or that of the one which answers for it; None if it is unknown
-        here. A replica may still know it, from its own machine."""
-        known, fallback = self._catalog.own_name, self._catalog.fallback_model
+        here, or none of the `models` that a key may use. A replica may still know it, from its own
+        machine."""
+        catalog = self._catalog.only(models)
+        known, fallback = catalog.own_name, catalog.fallback_model
         found = known(model) or known(model.removesuffix(LATEST))
         return found or (known(fallback) if fallback else None)
 
-    def of(self, model: str | None) -> str:
-        own = self.own_name(model) if model else None
+    def of(self, model: str | None, models: frozenset[str] | None = None) -> str:
+        own = self.own_name(model, models) if model else None
         return self._owners.get(own or "", self.home)
 
     def models_of(self, group: str) -> Mapping[str, None]:

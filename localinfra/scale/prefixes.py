@@ -24,9 +24,18 @@ LISTS = ("messages", "input", "prompt")
 BEGINS = {"system", "developer"}  # roles of messages before the conversation itself
 # Anthropic's clients move these from message to message. Every repetition is bounded: a body of
 # nothing but spaces would else take hours, in which nobody is answered.
-MOVING = re.compile(rb',?\s{0,4}"cache_control"\s{0,4}:\s{0,4}\{[^{}]{0,200}\}')
+MOVING = re.compile(rb'"cache_control"\s{0,4}:\s{0,4}\{[^{}]{0,200}\}')
+BEFORE_MOVING = re.compile(rb",?\s{0,4}\Z")
+MOST_BEFORE = 5  # bytes of that
 
-RAWS = msgspec.json.Decoder(list[msgspec.Raw])
+# A list whose first items are kept and the others skipped: there may be millions.
+_FIRST = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "First",
+        [(f"at_{number}", msgspec.Raw, msgspec.Raw()) for number in range(MOST_BORDERS)],
+        array_like=True,
+    )
+)
 
 
 class _Role(msgspec.Struct):
@@ -65,12 +74,24 @@ def prefix_of(fields: Fields, seed: str) -> PromptStart:
 def _of_messages(hashed: "_Hashed", raw: bytes) -> PromptStart:
     own_from = 0
     with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        for message in RAWS.decode(raw):
-            if not hashed.add(MOVING.sub(b"", bytes(message))):
+        for message in msgspec.structs.astuple(_FIRST.decode(raw)):
+            sent = bytes(message)
+            if not sent or len(sent) > MOST_BYTES or not hashed.add(without_moving(sent)):
                 break
             if not own_from and not _is_instruction(message):
                 own_from = len(hashed.borders)
     return PromptStart(tuple(hashed.borders), own_from or len(hashed.borders) + 1)
+
+
+def without_moving(message: bytes) -> bytes:
+    """Looks for the name first: nothing else in the message costs more than to skip it."""
+    parts, at = [], 0
+    for found in MOVING.finditer(message):
+        before = message[max(at, found.start() - MOST_BEFORE) : found.start()]
+        ends = BEFORE_MOVING.search(before)
+        parts.append(message[at : found.start() - len(ends[0] if ends else b"")])
+        at = found.end()
+    return b"".join([*parts, message[at:]])
 
 
 def _is_instruction(message: msgspec.Raw) -> bool:

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from localinfra.api.http import encoded
-from localinfra.api.http.encoded import decode_base64
+from localinfra.api.http.encoded import decode_base64, encode_base64
 
 DATA = bytes(range(40))
 
@@ -29,3 +29,9 @@ def test_all_lengths(size: int) -> None:
 def test_what_is_no_base64_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         decode_base64(text)
+
+
+@pytest.mark.parametrize("size", range(12))
+def test_written_in_pieces_it_is_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoded, "WRITTEN_PIECE", 3)
+    assert encode_base64(DATA[:size]) == base64.b64encode(DATA[:size])

@@ -176,12 +176,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Site]:
+def serving(address: str = "127.0.0.1") -> Iterator[Site]:
     site = Site()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"site": site}))
+    server = ThreadingHTTPServer((address, 0), type("Bound", (Handler,), {"site": site}))
     server.daemon_threads = True
     server.block_on_close = False
-    site.url = f"http://127.0.0.1:{server.server_port}"
+    site.url = f"http://{address}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

@@ -19,8 +19,6 @@ from localinfra.models.fetch.line import parse_retry_after, redirected
         ("https://8.8.8.8/a", "https://1.1.1.1/b"),
         ("https://8.8.8.8/a", "/b?signature=x"),
         ("http://8.8.8.8/a", "https://8.8.8.8/a"),
-        ("http://127.0.0.1/a", "http://127.0.0.2/b"),
-        ("http://8.8.8.8/a", "http://198.18.0.7/b"),
     ],
 )
 def test_a_redirect_may_lead_to_another_host(start: str, location: str) -> None:
@@ -32,16 +30,10 @@ def test_a_redirect_may_lead_to_another_host(start: str, location: str) -> None:
     ("start", "location", "problem"),
     [
         ("https://8.8.8.8/a", "http://1.1.1.1/b", "without encryption"),
-        ("http://8.8.8.8/a", "http://127.0.0.1/b", "private network"),
-        ("http://8.8.8.8/a", "http://169.254.169.254/latest/meta-data", "private network"),
-        ("http://8.8.8.8/a", "http://[::1]/b", "private network"),
-        ("http://8.8.8.8/a", "http://[::ffff:10.0.0.1]/b", "private network"),
-        ("http://8.8.8.8/a", "http://localhost/b", "private network"),
-        ("http://8.8.8.8/a", "http://2130706433/b", "private network"),
         ("http://8.8.8.8/a", "data:text/plain,x", "Only http and https"),
     ],
 )
-def test_a_redirect_may_not_lead_into_a_private_network_nor_out_of_the_web(
+def test_a_redirect_may_not_lead_out_of_the_web_nor_drop_the_encryption(
     start: str, location: str, problem: str
 ) -> None:
     with pytest.raises(PullFailed, match=problem):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from localinfra.addresses import is_public, parse_ip
-from localinfra.models.fetch import picture
+from localinfra.models.fetch import lookup, picture
 from localinfra.models.fetch.picture import MAX_URL_CHARS, NotFetched, fetch_picture
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -60,7 +60,7 @@ def saying(answer: bytes, heard: list[bytes] | None = None) -> Talk:
 @pytest.fixture
 def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """For those tests that need somebody to talk to."""
-    real = picture.addresses_of
+    real = lookup.addresses_of
     monkeypatch.setattr(picture, "is_public", lambda address: str(address) == "127.0.0.1")
     monkeypatch.setattr(
         picture,

@@ -184,7 +184,7 @@ def test_a_client_that_leaves_stops_the_pull_and_nothing_complains(
     async def scenario() -> None:
         origin = Origin(tmp_path / "models.toml")
         runtime = Runtime(*origin.read(), origin)
-        pull = Pull(runtime, references.parse("org/m", runtime.catalog))
+        pull = Pull(runtime, Leases(runtime), references.parse("org/m", runtime.catalog))
         events = pull.events()
         assert (await anext(events)).status == "planning"
         # From here on the file's line brings nothing.

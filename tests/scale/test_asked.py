@@ -212,3 +212,16 @@ def test_tokens_are_expected_as_a_server_does() -> None:
     assert expected(messages=picture) < EXPECTED_ANSWER + 400
     embedded = asked("POST", "/v1/embeddings", {"model": "m", "input": "word " * 400})
     assert 400 < embedded.expected_tokens < 600
+
+
+def test_what_is_heavier_than_any_route_takes_is_only_weighed() -> None:
+    for many in (b"1," * (1 << 20), b"[]," * (1 << 20)):
+        body = b'{"model":"echo","input":"Hi","other":[%b1]}' % many
+        assert asked("POST", "/v1/embeddings", body).model is None
+        lighter = body.replace(many, many[: len(many) // 2])
+        assert asked("POST", "/v1/embeddings", lighter).model == "echo"
+
+
+def test_a_name_is_no_longer_than_one_may_be() -> None:
+    for length, known in ((4096, "\n" * 4096), (1 << 20, None)):
+        assert asked("POST", "/v1/embeddings", {"model": "\n" * length}).model == known

@@ -311,3 +311,18 @@ def test_models_that_the_gateway_does_not_know_count_too(
         assert [reply.status_code for reply in replies] == [404, 404, 429]
     finally:
         scaled.close()
+
+
+def test_a_model_that_a_key_may_not_use_goes_where_unknown_ones_go(tmp_path: Path) -> None:
+    """It starts no replica of its group, and counts for the key's limits as they do."""
+    holders = Holders(key_file(tmp_path, {"limited": {"rpm": 4, "models": ["thinker"]}}))
+    holders.read()
+    scaled = ScaledEcho(tmp_path, NO_PULLED, holders)
+    try:
+        scaled.client.headers["authorization"] = "Bearer limited"
+        replies = [scaled.say("hello", model=name) for name in ("slow", "sloe", "echo", "ecko")]
+        assert {reply.status_code for reply in replies} == {404}
+        assert set(scaled.fleet.answered) == {"rest0"}
+        assert scaled.say("hello", model="slow").status_code == 429
+    finally:
+        scaled.close()

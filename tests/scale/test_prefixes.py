@@ -1,10 +1,18 @@
 """Hashes of how prompts begin: what continues a conversation, and what only looks like it."""
 
+import re
+
 import msgspec
 import pytest
 
 from localinfra.api.http.body import FIELDS
-from localinfra.scale.prefixes import BLOCK_BYTES, MOST_BORDERS, PromptStart, prefix_of
+from localinfra.scale.prefixes import (
+    BLOCK_BYTES,
+    MOST_BORDERS,
+    PromptStart,
+    prefix_of,
+    without_moving,
+)
 
 
 def prefix(**fields: object) -> PromptStart:
@@ -84,3 +92,21 @@ def test_endless_conversations_stop_to_count() -> None:
 )
 def test_wrong_values_are_left_to_the_replica(raw: bytes) -> None:
     prefix_of({"messages": msgspec.Raw(raw)}, "")
+
+
+@pytest.mark.parametrize("before", [b"", b",", b", ", b",    ", b",     ", b"     ", b'",,\n\t '])
+@pytest.mark.parametrize(
+    "inside", [b"{}", b' : {"type": "ephemeral"}', b":{ " + b"x" * 199 + b"}", b":{{}}"]
+)
+def test_marks_leave_with_the_comma_before_them(before: bytes, inside: bytes) -> None:
+    whole = re.compile(rb',?\s{0,4}"cache_control"\s{0,4}:\s{0,4}\{[^{}]{0,200}\}')
+    one = b'{"a":1' + before + b'"cache_control"' + (inside if b":" in inside else b":" + inside)
+    for message in (one, one * 3, one + b"}", b"x" + one[6:]):
+        assert without_moving(message) == whole.sub(b"", message)
+
+
+def test_of_a_list_of_any_length_the_first_items_count() -> None:
+    items = list(map(str, range(3 * MOST_BORDERS)))
+    assert len(prefix(messages=items).borders) == MOST_BORDERS
+    assert prefix(messages=items[:MOST_BORDERS]) == prefix(messages=items)
+    assert len(prefix(messages=items[:5]).borders) == 5

@@ -15,6 +15,7 @@ from large_bodies import Filled, fillings, places
 from loop_watch import WatchedServer
 
 from localinfra import api
+from localinfra.api.generation.carried import carried
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -50,7 +51,7 @@ def check(server: WatchedServer, case: Case, filled: Filled) -> str | None:
     return what if blocked > MAX_BLOCKED or status not in EXPECTED else None
 
 
-EXPECTED = (200, 400, 404, 409, 413, 503)  # no such item; kept before; the model's files are absent
+EXPECTED = (200, 400, 404, 413, 503)  # no such item; the model's files are absent
 
 
 def test_no_body_stops_the_loop(watched_server: WatchedServer) -> None:
@@ -65,6 +66,12 @@ CODE = '    if value == "x\\n":\n        return {"a": [1, 2]}  # é\n'
 PICTURE = "data:image/png;base64," + "iVBORw0KGgoA" * (1 << 20)
 EMOJIS = "word " * (3 << 20) + "🦙"
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": CODE}}
+TOO_LONG = "word " * 4000  # to be answered: what an answer computes is no time of the loop's
+LINES = "\n" * ((8 << 20) - 500)
+CUSTOM = {"id": "a", "type": "custom", "custom": {"name": "f", "input": LINES}}
+THOUGHT = carried("word é " * (1 << 20))
+CARRIED = {"type": "reasoning", "summary": [], "encrypted_content": THOUGHT}
+SIGNED = {"type": "thinking", "thinking": "", "signature": THOUGHT}
 
 
 def said(content: object) -> list[dict[str, object]]:
@@ -88,6 +95,15 @@ LARGE: dict[str, tuple[str, dict[str, Any]]] = {
         "/v1/chat/completions",
         {"messages": [*said("a"), {"role": "assistant", "tool_calls": [CALL] * 1000}]},
     ),
+    "custom calls": (
+        "/v1/chat/completions",
+        {"messages": [*said("a"), {"role": "assistant", "tool_calls": [CUSTOM]}]},
+    ),
+    "carried reasoning": ("/v1/responses", {"input": [*said("a"), CARRIED, *said(TOO_LONG)]}),
+    "a signature": (
+        "/v1/messages",
+        {"messages": [*said("a"), {"role": "assistant", "content": [SIGNED]}, *said(TOO_LONG)]},
+    ),
     "parts": ("/v1/messages", {"messages": said([{"type": "text", "text": CODE}] * 10_000)}),
     "items": ("/v1/responses", {"input": said("word " * 300) * 10_000}),
     "tools": (
@@ -110,6 +126,27 @@ def test_no_large_request_of_a_client_stops_the_loop(
     body = json.dumps({"model": "smollm2", **fields}, ensure_ascii=False).encode()
     assert len(body) <= 16 << 20
     assert post(watched_server, path, body) in EXPECTED
+    assert watched_server.blocked_s() < MAX_BLOCKED * watched_server.reference_s
+
+
+MANY = (1 << 20) - 100  # values
+MOST = (8 << 20) - 100  # bytes
+CONVERSATIONS = {
+    "lists": b'[{"content":[%b]}]' % (b"[]," * MANY)[:-1],
+    "turns": b"[%b]" % (b"{}," * MANY)[:-1],
+    "short texts": b"[%b]" % (b'{"content":""},' * (MANY // 2))[:-1],
+    "escapes": b'[{"content":"%b"}]' % (b"\\n" * (MOST // 2)),
+    "emojis": b'[{"content":"%b"}]' % ((b"a" * 60 + "🦙".encode()) * (MOST // 64)),
+    "what is longer in small letters": b'[{"content":"%b"}]' % ("ΐ".encode() * (MOST // 2)),
+}
+
+
+@pytest.mark.parametrize("what", CONVERSATIONS)
+def test_no_conversation_stops_the_loop(watched_server: WatchedServer, what: str) -> None:
+    """As large as may be: kept with what a search looks through, and read again."""
+    path, body = "/v1/chats/a", b'{"title":"a","data":{"turns":%b}}' % CONVERSATIONS[what]
+    assert post(watched_server, path, body, method="PUT") == 200
+    assert post(watched_server, path, b"", method="GET") == 200
     assert watched_server.blocked_s() < MAX_BLOCKED * watched_server.reference_s
 
 

@@ -3,7 +3,6 @@
 Takes DeepInfra's own fields, or those of Cog models under `input`, as its client's Sdxl class does.
 """
 
-import base64
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.generation.params import chosen_seed
 from localinfra.api.http.body import struct_from
+from localinfra.api.http.encoded import encode_base64
 from localinfra.api.http.held import holding
 from localinfra.api.http.pieces import fill_arrays, join_items
 from localinfra.api.openai.image_edits import Strength, from_data_url
@@ -186,7 +186,7 @@ async def make_images(
 
     async def data_url(event: Finished) -> bytes:
         file = await image_file(executor, model, wanted, event)
-        return b'"data:image/png;base64,%b"' % await executor.run(base64.b64encode, file)
+        return b'"data:image/png;base64,%b"' % await executor.run(encode_base64, file)
 
     urls = await collect_images(model.events(wanted), charge, data_url)
     status = timer.status(charge.cost, min(tokens.t5, tokens.t5_limit))

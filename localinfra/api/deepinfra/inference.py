@@ -9,7 +9,7 @@ from localinfra.api.deepinfra.encoders import infer_embeddings, infer_ranking
 from localinfra.api.deepinfra.images import infer_images
 from localinfra.api.deepinfra.status import ROUTE
 from localinfra.api.deepinfra.text import infer_text
-from localinfra.api.http.state import AppState, RequestState
+from localinfra.api.http.state import RequestState
 from localinfra.models.catalog import DEPLOY_ID, misplaced
 from localinfra.models.entries import (
     EmbeddingModelEntry,
@@ -32,8 +32,9 @@ async def infer(request: Request) -> Response:
 
     Body and answer depend on the model's kind. A deployment is named `deploy/ID`."""
     name = model_name(request.path_params["id"])
-    await AppState.of(request.app).runtime.seek(name)
-    found, entry = RequestState.of(request.scope).models.catalog.resolve(name)
+    models = RequestState.of(request.scope).models
+    await models.seek(name)
+    found, entry = models.catalog.resolve(name)
     if type(entry) not in HANDLERS:
         raise misplaced(found, entry, ROUTE)
     return await HANDLERS[type(entry)](request, name)

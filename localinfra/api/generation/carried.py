@@ -6,7 +6,10 @@ not encrypted: what the model reasoned is no secret from its client.
 """
 
 import base64
-import binascii
+
+from localinfra.api.http.encoded import decode_base64
+from localinfra.long_text import decoded
+from localinfra.steps import done
 
 MARK = "localinfra:"  # other services' values are ignored
 
@@ -21,6 +24,6 @@ def read_carried(value: str | None) -> str:
     if not value or not value.startswith(MARK):
         return ""
     try:
-        return base64.b64decode(value.removeprefix(MARK), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+        return done(decoded(decode_base64(value, len(MARK))))
+    except ValueError:
         return ""

@@ -1,9 +1,12 @@
-"""Base64 of a client → bytes, in a thread: piece by piece, since decoding holds the interpreter's
-lock, and nothing else would run during 30 ms for a picture of 12 MB."""
+"""Base64 of a client → bytes, and bytes → base64, in a thread: piece by piece, since either holds
+the interpreter's lock, and nothing else would run during 30 ms for a picture of 12 MB."""
 
 import base64
 
+from localinfra.long_text import join_bytes
+
 PIECE = 1 << 20  # characters, which take 2 ms
+WRITTEN_PIECE = 3 << 17  # bytes, written in 1 ms
 
 
 def decode_base64(text: str, start: int = 0) -> bytes:
@@ -17,4 +20,9 @@ def decode_base64(text: str, start: int = 0) -> bytes:
         if whole := len(rest) - len(rest) % 4:
             found.append(base64.b64decode(rest[:whole], validate=True))
             rest = rest[whole:]
-    return b"".join([*found, base64.b64decode(rest, validate=True)])
+    return join_bytes([*found, base64.b64decode(rest, validate=True)])
+
+
+def encode_base64(data: bytes) -> bytes:
+    starts = range(0, len(data), WRITTEN_PIECE)
+    return join_bytes([base64.b64encode(data[at : at + WRITTEN_PIECE]) for at in starts])

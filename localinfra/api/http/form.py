@@ -4,7 +4,6 @@ All forms are read here, within body.py's limits of size and time. Unlike JSON, 
 can send a form without a preflight: `Guard` has refused it by its origin before any body is read.
 """
 
-import base64
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
@@ -25,12 +24,14 @@ from localinfra.api.http.body import (
     receive,
     struct_of,
 )
+from localinfra.api.http.encoded import encode_base64
 from localinfra.api.http.liberal import field_decoders
 from localinfra.api.http.state import AppState
 from localinfra.api.http.weight import MAX_VALUES, WIDEST, Weight, is_too_deep
 from localinfra.chat.decoding import Body
 from localinfra.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 from localinfra.executor import in_turns
+from localinfra.long_text import decoded, join_bytes
 from localinfra.steps import Steps, done
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -43,7 +44,6 @@ MAX_HEADER_BYTES = 4096  # of one header
 MAX_HEADS_BYTES = 64 * 1024  # of all parts: parsing takes 1 µs per parameter
 LINE_ENDS = re.compile(rb"[\r\n]*+")
 SEARCHED_BYTES = 1 << 20  # for a boundary, in 3 ms at most
-FILE_PIECE = 3 << 17  # bytes of a file, encoded in 1 ms
 HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~\w-]+")  # RFC 9110, section 5.1
 MAX_TEXT_BYTES = 4 << 20  # of all texts: if all line ends, one step takes 25 ms
 NESTED = re.compile(rb"\s*[\[{]")  # JSON that may hold many values
@@ -76,7 +76,7 @@ class FormPart(msgspec.Struct, frozen=True):
                 self.name,
             )
         try:
-            return self.data.decode()
+            return done(decoded(self.data))
         except UnicodeDecodeError:
             raise InvalidRequest(f"{self.name} is not valid UTF-8 text.", self.name) from None
 
@@ -84,9 +84,7 @@ class FormPart(msgspec.Struct, frozen=True):
     def url_json(self) -> bytes:
         """The file as a JSON body would carry it: a data URL, quoted."""
         url = f"data:{self.content_type or 'application/octet-stream'};base64,"
-        starts = range(0, len(self.data), FILE_PIECE)
-        pieces = [base64.b64encode(self.data[at : at + FILE_PIECE]) for at in starts]
-        return b"".join([encode(url)[:-1], *pieces, b'"'])
+        return join_bytes([encode(url)[:-1], encode_base64(self.data), b'"'])
 
 
 async def read_body_or_form(

@@ -56,7 +56,8 @@ async def pull_ollama_model(request: Request) -> Response:
     """Fetches a model, in the form of Ollama's clients."""
     check_may_manage(request)
     call = await Call.begin(request, OllamaPullFields, has_type=False)
-    pull = Pull(call.runtime, await sources_of(call.models, call.body.id, call.threads.files))
+    sources = await sources_of(call.models, call.body.id, call.threads.files)
+    pull = Pull(call.runtime, call.models, sources)
     if call.body.stream:
         return call.lines(lines_of(pull), pull, lambda: msgspec.json.encode(WAITING))
     return call.json(line_of(await pull.whole()))

@@ -1,6 +1,5 @@
 """POST /v1/images/generations, and what it shares with edits: fields, response, events."""
 
-import base64
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -16,6 +15,7 @@ from localinfra.api.call import Call
 from localinfra.api.generation.params import MAX_SEED, NOT_GIVEN, ShortName, chosen_seed
 from localinfra.api.generation.usage import Charge, dollars
 from localinfra.api.http.body import header_list
+from localinfra.api.http.encoded import encode_base64
 from localinfra.api.http.pieces import fill_arrays, join_items
 from localinfra.api.openai.image_files import ImageFiles
 from localinfra.errors import InvalidRequest, UnsupportedParameter
@@ -334,7 +334,7 @@ class ImageAnswer:
         fields = {
             "created_at": created,
             "index": index,
-            "b64_json": (await self._executor.run(base64.b64encode, data)).decode(),
+            "b64_json": (await self._executor.run(encode_base64, data)).decode(),
             **msgspec.structs.asdict(self._about(event.picture.width, event.picture.height)),
         }
         if isinstance(event, Finished):
@@ -355,7 +355,7 @@ class ImageAnswer:
             media_type = MEDIA_TYPES[self._body.output_format]
             path = self._files.put(data, media_type, self._caller)
             return encode(ImageDatum(url=self._base_url + path, seed=seed))
-        encoded = await self._executor.run(base64.b64encode, data)
+        encoded = await self._executor.run(encode_base64, data)
         return b'{"b64_json":"%b","seed":%d}' % (encoded, seed)
 
     def _about(self, width: int, height: int) -> ImagesAbout:

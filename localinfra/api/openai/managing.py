@@ -68,7 +68,7 @@ async def pull_model(request: Request) -> Response:
     check_may_manage(request)
     call = await Call.begin(request, PullRequest)
     sources = references.parse(call.body.model, call.models.catalog)
-    pull = Pull(call.runtime, sources)
+    pull = Pull(call.runtime, call.models, sources)
     if call.body.stream:
         return call.stream(encoded(pull), pull)
     return call.json(await pull.whole())
@@ -77,8 +77,10 @@ async def pull_model(request: Request) -> Response:
 class Pull:
     """Fetches sources one after the other in a thread. Event loop only."""
 
-    def __init__(self, runtime: Runtime, sources: list[RemoteSource]):
+    def __init__(self, runtime: Runtime, models: Leases, sources: list[RemoteSource]):
+        """`models`: those of the request, which is told no other names."""
         self._runtime = runtime
+        self._models = models
         self._sources = sources
         self._stop = threading.Event()
         self._shown: asyncio.Queue[PullProgress | None] = asyncio.Queue()
@@ -109,7 +111,8 @@ class Pull:
             catalog = self._runtime.catalog
             if name := await in_daemon_thread(catalog.name_at, path, name="find the name"):
                 self._runtime.forgive(name)
-                ids.append(name)
+                if name in self._models.catalog.entries:
+                    ids.append(name)
         yield PullEvent("done", ids=tuple(ids))
 
     def _plan(self, source: RemoteSource) -> "Plan":
@@ -177,8 +180,10 @@ async def reload_models(request: Request) -> Response:
 
     A wrong file is a 400 and changes nothing."""
     check_may_manage(request)
+    models = RequestState.of(request.scope).models
+    before = models.catalog.entries
     try:
         changes = await AppState.of(request.app).runtime.reload()
     except ConfigError as error:
         raise InvalidRequest(f"The settings stay as they were: {error}") from None
-    return json_response(changes)
+    return json_response(changes.only(before.keys() | models.catalog.entries.keys()))

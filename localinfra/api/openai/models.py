@@ -210,6 +210,6 @@ async def unload_model(request: Request) -> Response:
 
 async def named_model(request: Request) -> str:
     """The own name of the model in the path. Raises ModelNotFound."""
-    id = request.path_params["id"]
-    await AppState.of(request.app).runtime.seek(id)
-    return RequestState.of(request.scope).models.catalog.find(id)[0]
+    id, models = request.path_params["id"], RequestState.of(request.scope).models
+    await models.seek(id)
+    return models.catalog.find(id)[0]

@@ -5,35 +5,36 @@ Knows HTTP, and nothing of what is fetched.
 
 import contextlib
 import email.utils
-import ipaddress
 import re
 import socket
 import ssl
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Self
 
+import httpcore2
 import httpx2
 
 from localinfra import __version__
-from localinfra.addresses import parse_ip
 from localinfra.errors import ModelNotFound, PullFailed, PullRefused, PullStopped
+from localinfra.models.fetch.dialer import Dialer, Elsewhere
 from localinfra.models.fetch.pace import PACE, Pace, Passing, Patience, brief
 
 MAX_REDIRECTS = 6
 REDIRECTS = (301, 302, 303, 307, 308)
 PASSING = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
-INVENTED = ipaddress.ip_network("198.18.0.0/15")  # proxies that route by name answer with these
 LIMIT_ENDS = re.compile(r";\s*t=(\d{1,9})")  # seconds; the hub sends this with a 429
 HEADERS = {"User-Agent": f"localinfra/{__version__}", "Accept-Encoding": "identity"}
 
 
 class Line:
-    """A client with one token, which goes to one origin alone. Used by several threads."""
+    """Clients with one token, which goes to one origin alone. Used by several threads.
+
+    There is one for the public internet and one for private networks, whose servers trust whoever
+    can reach them: a redirect leads there from a private network alone."""
 
     def __init__(self, token: str | None = None, home: str = "", pace: Pace = PACE) -> None:
         """`home`: a URL of the origin that may see the token."""
@@ -42,12 +43,8 @@ class Line:
         self._home = httpx2.URL(home)
         self._open: set[httpx2.Response] = set()
         try:
-            self._client = httpx2.Client(  # reads the usual variables of proxies
-                verify=certificates(),
-                headers=HEADERS,
-                timeout=httpx2.Timeout(pace.read_s, connect=pace.connect_s, pool=None),
-                limits=httpx2.Limits(max_connections=2 * pace.connections),
-            )
+            self._public = client(pace, Dialer(private=False))
+            self._private = client(pace, Dialer(private=True))
         except (ImportError, ValueError, OSError) as error:
             raise PullFailed(
                 f"The proxies or certificates that the environment names can't be used: {error}"
@@ -57,7 +54,8 @@ class Line:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._client.close()
+        self._public.close()
+        self._private.close()
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx2.Response]:
@@ -89,16 +87,33 @@ class Line:
                     found.shutdown(socket.SHUT_RDWR)
 
     def _follow(self, url: httpx2.URL, headers: dict[str, str]) -> httpx2.Response:
+        may_be_private, before = True, url  # what the user names may be anywhere
         for _ in range(MAX_REDIRECTS + 1):
             may_see = self._token and origin(url) == origin(self._home)
             login = {"Authorization": f"Bearer {self._token}"} if may_see else {}
-            request = self._client.build_request("GET", url, headers=headers | login)
-            response = self._client.send(request, stream=True)
+            request = self._public.build_request("GET", url, headers=headers | login)
+            try:
+                response = self._public.send(request, stream=True)  # proxies look up names
+                is_private = False
+            except Elsewhere:
+                if not may_be_private:
+                    raise PullFailed(
+                        f"{before.host} redirects into a private network: {url.host}."
+                    ) from None
+                response = self._send_privately(request)
+                is_private = True
             if response.status_code not in REDIRECTS or "Location" not in response.headers:
                 return response
             response.close()
+            may_be_private, before = is_private, url
             url = redirected(url, response.headers["Location"])
         raise PullFailed(f"{url.host} redirects in a circle.")
+
+    def _send_privately(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            return self._private.send(request, stream=True)
+        except Elsewhere:  # its name server has just said that it is not
+            raise Passing(f"{request.url.host} is now in one network, now in another") from None
 
     def read(
         self, url: str, limit: int, stop: threading.Event, headers: Mapping[str, str] | None = None
@@ -126,6 +141,22 @@ class Line:
                 if stop.is_set():
                     raise PullStopped("Stopped.")
         return bytes(body)
+
+
+def client(pace: Pace, dialer: Dialer) -> httpx2.Client:
+    """Goes by the proxies of the usual variables, and else by `dialer`."""
+    found = httpx2.Client(
+        verify=certificates(),
+        headers=HEADERS,
+        timeout=httpx2.Timeout(pace.read_s, connect=pace.connect_s, pool=None),
+        limits=httpx2.Limits(max_connections=2 * pace.connections),
+    )
+    # httpx2 takes a transport of ours in place of the proxies only, and no backend.
+    direct = found._transport
+    assert isinstance(direct, httpx2.HTTPTransport)
+    assert isinstance(direct._pool, httpcore2.ConnectionPool) and direct._pool._network_backend
+    direct._pool._network_backend = dialer
+    return found
 
 
 def trouble(error: httpx2.TransportError) -> str:
@@ -160,8 +191,7 @@ def origin(url: httpx2.URL) -> tuple[str, str, int | None]:
 
 
 def redirected(url: httpx2.URL, location: str) -> httpx2.URL:
-    """Raises PullFailed for a redirect that leaves HTTP, drops its encryption, or leads from a
-    public host into a private network, whose servers trust whoever can reach them."""
+    """Raises PullFailed for a redirect that leaves HTTP or drops its encryption."""
     try:
         joined = str(url.join(location))
     except httpx2.InvalidURL:
@@ -169,20 +199,7 @@ def redirected(url: httpx2.URL, location: str) -> httpx2.URL:
     target = checked(joined)
     if url.scheme == "https" and target.scheme == "http":
         raise PullFailed(f"{url.host} redirects to an address without encryption: {target.host}.")
-    if target.host != url.host and not urllib.request.getproxies():  # else the proxy looks up names
-        if is_private(target.host) and not is_private(url.host):
-            raise PullFailed(f"{url.host} redirects into a private network: {target.host}.")
     return target
-
-
-def is_private(host: str) -> bool:
-    """Whether any address of the host is not a public one. Unknown names are not."""
-    try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
-        return False
-    addresses = [address for text in found if (address := parse_ip(str(text)))]
-    return any(not address.is_global and address not in INVENTED for address in addresses)
 
 
 def check(response: httpx2.Response) -> None:

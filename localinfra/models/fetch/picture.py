@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from localinfra import __version__
 from localinfra.addresses import is_public, parse_ip
+from localinfra.models.fetch.lookup import addresses_of
 
 MAX_REDIRECTS = 3
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -104,11 +105,6 @@ def public_addresses(host: str, port: int) -> list[str]:
         if address is None or not is_public(address):
             raise NotFetched("is not fetched: its host is not on the public internet")
     return texts
-
-
-def addresses_of(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
 @contextlib.contextmanager

@@ -15,12 +15,12 @@ from localinfra.api.http.state import AppState
 from localinfra.api.openai.responses.items import AnyItem
 from localinfra.api.openai.responses.response import ResponseDeleted
 from localinfra.api.openai.responses.store import KeptResponse, kept_response, store_of
+from localinfra.chat.encoding import all_parts
 from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.long_text import join_bytes
 
 ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE = 20, 100
 LIMIT = re.compile(r"0{,20}\d{1,3}", re.ASCII)
-
-encode = msgspec.json.Encoder().encode
 
 
 async def get_response(request: Request) -> HttpResponse:
@@ -113,7 +113,7 @@ def encode_items(kept: KeptResponse, items: Sequence[AnyItem]) -> list[bytes]:
     as a body."""
     for item in items:
         if id(item) not in kept.written:
-            kept.written[id(item)] = encode(item)
+            kept.written[id(item)] = join_bytes(all_parts(item))
     return [kept.written[id(item)] for item in items]
 
 
