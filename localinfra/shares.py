@@ -5,10 +5,10 @@ from collections.abc import Hashable, Iterable
 from contextvars import ContextVar
 from typing import Generic, TypeVar
 
+from localinfra.errors import QueueFull
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-from localinfra.errors import QueueFull
 
 # The holder of the key of the request that this task works for; set where the key is checked.
 current_client: ContextVar[str] = ContextVar("current_client", default="")
