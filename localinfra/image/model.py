@@ -1,5 +1,7 @@
 """ImageModel: a loaded image pipeline as the API sees it: a request → events with pictures."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from localinfra.errors import InvalidRequest
@@ -7,7 +9,7 @@ from localinfra.executor import BoundedExecutor
 from localinfra.footprint import NO_MEMORY, Footprint
 from localinfra.image.pipeline import FluxPainter
 from localinfra.image.request import ImageRequest
-from localinfra.image.worker import ImageWorker, Painting
+from localinfra.image.worker import ImageWorker, Painting, Unread
 from localinfra.models.entries import ImageModelEntry, ModelDetails
 
 
@@ -80,9 +82,9 @@ class ImageModel:
         """See `ImageWorker.check_queue`; call it before work that a full queue would waste."""
         self.worker.check_queue(client)
 
-    def events(self, request: ImageRequest) -> Painting:
+    def events(self, request: ImageRequest, left: Callable[[Unread], None]) -> Painting:
         """See `ImageWorker.events`."""
-        return self.worker.events(request)
+        return self.worker.events(request, left)
 
     def close(self) -> None:
         self._counting.close()
