@@ -9,7 +9,7 @@ from localinfra.executor import BoundedExecutor
 from localinfra.footprint import NO_MEMORY, Footprint
 from localinfra.image.pipeline import FluxPainter
 from localinfra.image.request import ImageRequest
-from localinfra.image.worker import ImageWorker, Painting, Unread
+from localinfra.image.worker import ImageWorker, LeftOver, Painting
 from localinfra.models.entries import ImageModelEntry, ModelDetails
 
 
@@ -82,7 +82,7 @@ class ImageModel:
         """See `ImageWorker.check_queue`; call it before work that a full queue would waste."""
         self.worker.check_queue(client)
 
-    def events(self, request: ImageRequest, left: Callable[[Unread], None]) -> Painting:
+    def events(self, request: ImageRequest, left: Callable[[LeftOver], None]) -> Painting:
         """See `ImageWorker.events`."""
         return self.worker.events(request, left)
 

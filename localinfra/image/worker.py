@@ -114,7 +114,7 @@ class ImageWorker:
             )
 
     def events(
-        self, request: ImageRequest, left: "Callable[[Unread], None] | None" = None
+        self, request: ImageRequest, left: "Callable[[LeftOver], None] | None" = None
     ) -> "Painting":
         """Submits the request; `left` gets what was painted and not read, if its caller leaves.
         Event loop only. Raises QueueFull, or ModelUnavailable if closed."""
@@ -282,7 +282,7 @@ class Painting:
         self,
         job: PaintJob,
         leave: Callable[[], None],
-        left: "Callable[[Unread], None] | None" = None,
+        left: "Callable[[LeftOver], None] | None" = None,
     ):
         """`leave` is called at its end, `left` if that is not reached."""
         self._job = job
@@ -316,23 +316,23 @@ class Painting:
             self._job.is_cancelled = True
             self._leave()
             if self._left and self._missing and not self._has_failed:
-                self._left(self._unread())
+                self._left(self._left_over())
 
-    def _unread(self) -> "Unread":
+    def _left_over(self) -> "LeftOver":
         num_missing = len(self._missing)
         while not self._job.events.empty():
             event = self._job.events.get_nowait()
             if isinstance(event, Exception):
-                return Unread(0, 0.0)
+                return LeftOver(0, 0.0)
             self._note(event)
         for image in self._job.painted:  # a step under way can't be stopped
             self._num_steps[image] += 1
         num_steps = max(1, self._job.request.num_steps_taken)
         done = (min(1.0, self._num_steps[image] / num_steps) for image in self._missing)
-        return Unread(num_missing - len(self._missing), sum(done))
+        return LeftOver(num_missing - len(self._missing), sum(done))
 
 
-class Unread(NamedTuple):
+class LeftOver(NamedTuple):
     """What was painted for a client that has left."""
 
     num_images: int  # finished

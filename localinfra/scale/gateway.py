@@ -35,7 +35,7 @@ from localinfra.logs import about
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ImageModelEntry, TextModelEntry
 from localinfra.scale.asked import Asked, Reach, asked_for
-from localinfra.scale.forwarded import USED, Fleet, Forwarded, ReplicaLost, is_last
+from localinfra.scale.forwarded import USED, Batches, Fleet, Forwarded, ReplicaLost, is_last
 from localinfra.scale.groups import Groups
 from localinfra.scale.merging import METRICS, Reply, merged
 from localinfra.scale.placement import ReplicaChoice
@@ -179,10 +179,30 @@ class Gateway:
         with contextlib.ExitStack() as stack:
             if replica is not None:
                 stack.enter_context(self._choices[group].running(replica, prefix))
-            async with contextlib.aclosing(self._fleet.answer(group, replica, request)) as batches:
-                async for batch in batches:
-                    for message in batch:
-                        await answer.pass_on(message)
+            batches = self._fleet.answer(group, replica, request)
+            relay = asyncio.ensure_future(answer.relay(batches))
+            try:
+                await asyncio.shield(relay)
+            except asyncio.CancelledError:
+                answer.is_left = True
+                if replica is not None:
+                    await self._settle(group, replica, request, relay)
+                raise
+            finally:
+                relay.cancel()
+                await asyncio.wait((relay,))
+                if not relay.cancelled():
+                    relay.exception()  # so that none is reported as unread
+
+    async def _settle(
+        self, group: str, replica: str, request: Forwarded, relay: "asyncio.Future[None]"
+    ) -> None:
+        """The client has left, and its key is charged what was computed: the relay learns of it
+        once the replica has ended the work."""
+        with contextlib.suppress(ReplicaLost, TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                if await self._fleet.leave(group, replica, request.ticket):
+                    await asyncio.wait((relay,))
 
     async def _owner(self, caller: str, ids: Collection[str]) -> tuple[str, str] | None:
         """The group and replica that keep one of these. Asks all replicas, once for each id. Raises
@@ -294,11 +314,21 @@ class _Answer:
         self._type = b""
         self.has_begun = False
         self.has_ended = False
+        self.is_left = False  # nobody listens
+
+    async def relay(self, batches: Batches) -> None:
+        """Raises ReplicaLost."""
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                for message in batch:
+                    await self.pass_on(message)
 
     async def pass_on(self, message: Message) -> None:
         if message["type"] == USED:
             used = RequestState.of(self._scope).progress
             used.prompt_tokens, used.generated_tokens = message["prompt"], message["generated"]
+            return
+        if self.is_left:
             return
         if message["type"] == "http.response.start":
             headers: Mapping[bytes, bytes] = dict(message["headers"])

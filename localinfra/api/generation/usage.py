@@ -19,7 +19,7 @@ from localinfra.models.entries import Price
 
 if TYPE_CHECKING:
     from localinfra.engine.sequence import Computed  # brings numpy
-    from localinfra.image.worker import Unread
+    from localinfra.image.worker import LeftOver
 
 BYTES_PER_TOKEN = 4  # of English in JSON, roughly
 DATA_PER_TOKEN = 400  # of pictures in base64, very roughly: a photograph of 1 MB has some thousands
@@ -104,11 +104,17 @@ class Charge:
         self._has_generated = True  # nobody waited for the first token
         if prompt_tokens or generated_tokens:
             self.add(prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
+            self._ledger.save_soon()
 
-    def add_unread(self, unread: "Unread") -> None:
+    def complete(self) -> None:
+        """Nothing more will be used."""
+        self._ledger.save_soon()
+
+    def add_left_over(self, left: "LeftOver") -> None:
         """The same of images."""
-        if unread.num_images or unread.parts:
-            self.add(images=unread.num_images, parts=unread.parts)
+        if left.num_images or left.parts:
+            self.add(images=left.num_images, parts=left.parts)
+            self._ledger.save_soon()
 
     def add_input(self, num_tokens: int) -> InputUsage:
         """Charges a request that generates nothing. Call it once, with the result."""
@@ -147,6 +153,7 @@ class Charge:
             metrics.prompt_tokens.add(prompt_tokens, model)
             metrics.cached_tokens.add(cached_tokens, model)
             metrics.images.add(images, model)
+            self._ledger.save_soon()
         if generated_tokens and not self._has_generated:
             self._has_generated = True
             progress.first_token_s = time.perf_counter() - self._started_s
@@ -196,6 +203,8 @@ class UsageMeter:
         self._generated[delta.choice] = delta.num_generated
         if says_cached:
             self._cached[prompt] = delta.num_cached
+        if self.is_complete:
+            self._charge.complete()
 
     def add_left(self, computed: "Mapping[int, Computed]") -> None:
         """The client has left, and these are the choices that had not ended. Of a prompt that was
