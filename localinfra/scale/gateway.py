@@ -88,6 +88,7 @@ class Gateway:
         self._groups = groups
         self._catalog = catalog
         self._shares_prefixes = settings.share_prefixes
+        self._leaving: set[asyncio.Task[None]] = set()  # of requests whose clients have left
         self._choices = {group: ReplicaChoice() for group in groups.tables}
         self._owners: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
 
@@ -179,30 +180,32 @@ class Gateway:
         with contextlib.ExitStack() as stack:
             if replica is not None:
                 stack.enter_context(self._choices[group].running(replica, prefix))
-            batches = self._fleet.answer(group, replica, request)
-            relay = asyncio.ensure_future(answer.relay(batches))
+            relay = asyncio.create_task(answer.relay(self._fleet.answer(group, replica, request)))
+            # Not with the request, which Serve may cancel more than once.
+            answer.state.settled = relay
             try:
                 await asyncio.shield(relay)
             except asyncio.CancelledError:
                 answer.is_left = True
-                if replica is not None:
-                    await self._settle(group, replica, request, relay)
+                leaving = asyncio.create_task(self._leave(group, replica, request, relay))
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
+                await asyncio.shield(leaving)
                 raise
-            finally:
-                relay.cancel()
-                await asyncio.wait((relay,))
-                if not relay.cancelled():
-                    relay.exception()  # so that none is reported as unread
 
-    async def _settle(
-        self, group: str, replica: str, request: Forwarded, relay: "asyncio.Future[None]"
+    async def _leave(
+        self, group: str, replica: str | None, request: Forwarded, relay: "asyncio.Task[None]"
     ) -> None:
         """The client has left, and its key is charged what was computed: the relay learns of it
         once the replica has ended the work."""
         with contextlib.suppress(ReplicaLost, TimeoutError):
             async with asyncio.timeout(LOOK_S):
-                if await self._fleet.leave(group, replica, request.ticket):
+                if replica and await self._fleet.leave(group, replica, request.ticket):
                     await asyncio.wait((relay,))
+        relay.cancel()
+        await asyncio.wait((relay,))
+        if not relay.cancelled():
+            relay.exception()  # so that none is reported as unread
 
     async def _owner(self, caller: str, ids: Collection[str]) -> tuple[str, str] | None:
         """The group and replica that keep one of these. Asks all replicas, once for each id. Raises
@@ -310,6 +313,7 @@ class _Answer:
 
     def __init__(self, scope: Scope, send: Send):
         self._scope = scope
+        self.state = RequestState.of(scope)
         self._send = send
         self._type = b""
         self.has_begun = False
@@ -325,7 +329,7 @@ class _Answer:
 
     async def pass_on(self, message: Message) -> None:
         if message["type"] == USED:
-            used = RequestState.of(self._scope).progress
+            used = self.state.progress
             used.prompt_tokens, used.generated_tokens = message["prompt"], message["generated"]
             return
         if self.is_left:

@@ -3,6 +3,7 @@
 Only this file knows where starlette keeps them.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -102,6 +103,8 @@ class RequestState(msgspec.Struct, eq=False):
     goes_on: bool = False  # its work is done in the background, where it counts as the request
     target_host: str | None = None  # the host in an absolute request URL
     headers: Mapping[str, str] = {}  # that any response gets
+    # Done once all that it has used is counted, even if that outlasts the request.
+    settled: "asyncio.Future[None] | None" = None
     streamed: str = ""  # the media type of the stream that has begun
 
     @property
