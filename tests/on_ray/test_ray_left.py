@@ -66,14 +66,14 @@ def test_a_stream_that_is_left_in_its_middle(keyed: RayServer) -> None:
     wait_until_charged(keyed, "stream")
 
 
-@pytest.mark.parametrize("key", ["prompt", "whole"])
-def test_a_prompt_or_an_answer_of_which_nothing_was_sent(keyed: RayServer, key: str) -> None:
-    """The prompt is read in steps of half a second."""
-    if key == "prompt":
-        keyed.gate.touch()
-    body = asked("gated" if key == "prompt" else "slow", stream=False)
-    limit = httpx2.Timeout(600, read=2.0)
+@pytest.mark.parametrize(("key", "after_s"), [("prompt", 0.5), ("whole", 2.0)])
+def test_a_prompt_or_an_answer_of_which_nothing_was_sent(
+    keyed: RayServer, key: str, after_s: float
+) -> None:
+    """Steps take half a second: its prompt is read in two."""
+    keyed.gate.touch()
+    body, limit = asked("gated", stream=False), httpx2.Timeout(600, read=after_s)
     with pytest.raises(httpx2.ReadTimeout):
         keyed.client.post("/v1/chat/completions", json=body, headers=bearer(key), timeout=limit)
     wait_until_charged(keyed, key)
-    keyed.gate.unlink(missing_ok=True)
+    keyed.gate.unlink()
