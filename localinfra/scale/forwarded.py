@@ -106,5 +106,11 @@ def is_last(message: Message) -> bool:
 
 
 def used_message(state: RequestState) -> dict[str, Any]:
-    used = state.progress
-    return {"type": USED, "prompt": used.prompt_tokens, "generated": used.generated_tokens}
+    """What the request has used so far, and whether its work goes on without it."""
+    used = state.background[1].progress if state.background else state.progress
+    return {
+        "type": USED,
+        "prompt": used.prompt_tokens,
+        "generated": used.generated_tokens,
+        "goes_on": state.goes_on,
+    }

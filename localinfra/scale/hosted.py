@@ -44,6 +44,11 @@ class HostedApp:
         try:
             while batch := await sent.take(work):
                 yield batch
+            if state.background:  # whose tokens are those of the request
+                going_on, _ = state.background
+                going_on.add_done_callback(sent.wake)
+                while batch := await sent.take(going_on):
+                    yield batch
             if not client.gone.is_set():
                 work.result()
         finally:

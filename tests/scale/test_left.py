@@ -1,5 +1,6 @@
 """What the gateway charges a key whose clients leave: what its replica has computed for them."""
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,33 @@ def test_an_answer_that_is_left(stream: bool, scaled: tuple[ScaledEcho, Client])
     client.settled()
     assert 9 <= client.paid.generated_tokens == Stepping.num_sampled
     assert client.taken == client.paid.prompt_tokens + client.paid.generated_tokens
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_in_the_background_counts_until_its_end(
+    stream: bool, is_cancelled: bool, scaled: tuple[ScaledEcho, Client]
+) -> None:
+    server, client = scaled
+    asked = {"model": "slow", "input": "abcdefgh" * 20, "temperature": 0, "background": True}
+    asked["stream"] = stream
+    with server.client.stream("POST", "/v1/responses", json=asked) as reply:
+        lines = reply.iter_lines()
+        found = re.search(r"resp_\w+", next(lines) + next(lines, ""))
+    assert found
+    until(lambda: Stepping.num_rows >= ROWS)
+    assert client.meter.num_running == 1
+    if is_cancelled:
+        path = f"/v1/responses/{found[0]}/cancel"
+        cancelling = threading.Thread(target=server.client.post, args=(path,))
+        cancelling.start()
+        client.settled()
+        cancelling.join()
+    else:
+        client.settled()
+    assert client.paid.generated_tokens == Stepping.num_sampled
+    assert client.taken == client.paid.prompt_tokens + client.paid.generated_tokens > 0
+    assert is_cancelled or client.paid.generated_tokens >= 160
 
 
 def test_what_a_replica_that_dies_has_sent_is_counted(scaled: tuple[ScaledEcho, Client]) -> None:
