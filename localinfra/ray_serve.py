@@ -14,7 +14,7 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from msgspec.structs import replace
@@ -46,8 +46,6 @@ from localinfra.scale.grouped import GroupOrigin, packed, unpacked
 from localinfra.scale.groups import Groups
 from localinfra.scale.hosted import HostedApp
 from localinfra.scale.updates import config_of, digest, first_replicas, lacking, needs, version_of
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -114,28 +112,30 @@ class ServeFleet:
 
     async def answer(self, group: str, replica: str | None, request: Forwarded) -> Batches:
         batches = by_itself(self._streams[group].answer.remote, request, replica=replica)
-        has_ended = False
         with losing_replicas():
             try:
                 async for batch in batches:
                     yield batch
-                has_ended = True
-            finally:
-                if not has_ended:
-                    batches.cancel()
+            except BaseException:  # such as that of a generator that is closed
+                batches.cancel()
+                raise
 
     async def knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
-        with losing_replicas():
-            found = await by_itself(
-                self._calls[group].knows.remote, caller, list(ids), replica=replica
-            )
-        return found is True
+        return await asked(self._calls[group].knows, caller, list(ids), replica=replica)
+
+    async def leave(self, group: str, replica: str, ticket: str) -> bool:
+        return await asked(self._calls[group].leave, ticket, replica=replica)
 
 
-def by_itself(call: Callable[..., T], *values: object, **named: object) -> T:
+def by_itself(call: Callable[..., Any], *values: object, **named: object) -> Any:
     """Calls outside of Serve's context. In it, all calls of a request have one id, by which a
     router of our own tells them apart: of two at once, one would wait forever."""
     return contextvars.Context().run(call, *values, **named)
+
+
+async def asked(method: Any, *values: object, replica: str) -> bool:
+    with losing_replicas():
+        return (await by_itself(method.remote, *values, replica=replica)) is True
 
 
 @contextlib.contextmanager
@@ -174,8 +174,7 @@ class EngineReplica:
     """A whole application, whose models are those of its group. On Serve's loop for user code."""
 
     async def __init__(self, config: Config, group: str, runtime_path: str):  # type: ignore[misc]
-        """Serve awaits it. The replica gets requests from then on: with its `preload` models
-        loaded."""
+        """Serve awaits it, and sends requests from then on: its `preload` models are loaded."""
         logs.configure(config.server.log_level, config.server.log_format)
         self._origin = origin = GroupOrigin(config, group)
         settings, catalog = await asyncio.to_thread(origin.read)
@@ -204,6 +203,9 @@ class EngineReplica:
 
     async def knows(self, caller: str, ids: Collection[str], replica: str | None = None) -> bool:
         return self._hosted.knows(caller, ids)
+
+    async def leave(self, ticket: str, replica: str | None = None) -> bool:
+        return self._hosted.leave(ticket)
 
     async def check_health(self) -> None:
         """Serve kills and replaces a replica that does not answer this: it is stopped, or something

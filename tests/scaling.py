@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from localinfra.api.app import create_app
 from localinfra.config import settings as config_file
+from localinfra.costs import Ledger
 from localinfra.keys.holders import Holders
 from localinfra.models import catalog as catalog_file
 from localinfra.scale.forwarded import Batches, Forwarded, ReplicaLost
@@ -38,6 +39,7 @@ class LocalFleet:
         self.hosted = hosted
         self.killed: set[str] = set()
         self.cut: set[str] = set()
+        self.cut_after = 1  # batches
         self.stopped: set[str] = set()  # their processes: they say nothing, and nobody knows
         self.answered: list[str] = []  # the replicas that were asked, in order
 
@@ -51,11 +53,20 @@ class LocalFleet:
             raise ReplicaLost("killed")
         if name in self.stopped:
             await asyncio.Event().wait()
+        num_batches = 0
         async with contextlib.aclosing(self.hosted[group][name].answer(request)) as batches:
             async for batch in batches:
                 yield batch
-                if name in self.cut:
+                num_batches += 1
+                if name in self.cut and num_batches >= self.cut_after:
                     raise ReplicaLost("cut")
+
+    async def leave(self, group: str, replica: str, ticket: str) -> bool:
+        if replica in self.killed:
+            raise ReplicaLost("killed")
+        if replica in self.stopped:
+            await asyncio.Event().wait()
+        return self.hosted[group][replica].leave(ticket)
 
     async def knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
         if replica in self.killed:
@@ -68,7 +79,14 @@ class LocalFleet:
 class ScaledEcho(Serving):
     """Two replicas of one group, one of another."""
 
-    def __init__(self, folder: Path, head: str = NO_PULLED, holders: Holders | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        head: str = NO_PULLED,
+        holders: Holders | None = None,
+        runtime_kind: type[EchoRuntime] = EchoRuntime,
+        ledger: Ledger | None = None,
+    ):
         for name in (*FILES, "damaged.gguf"):
             (folder / name).write_bytes(b"GGUF" + bytes(100))
         path = folder / "models.toml"
@@ -82,12 +100,13 @@ class ScaledEcho(Serving):
             hosted[group] = {}
             for number in range(table.min_replicas):
                 name = f"{group}{number}"
-                runtime = self.runtimes[name] = EchoRuntime(config.server, catalog)
-                hosted[group][name] = HostedApp(create_app(runtime, is_vouched_for=True))
+                runtime = self.runtimes[name] = runtime_kind(config.server, catalog)
+                app = create_app(runtime, ledger, is_vouched_for=True)
+                hosted[group][name] = HostedApp(app)
         self.fleet = LocalFleet(hosted)
-        app = create_gateway(self.fleet, groups, catalog, config.server, holders)
-        app.router.lifespan_context = self._all_running
-        super().__init__(app, config.server)
+        gateway = create_gateway(self.fleet, groups, catalog, config.server, holders)
+        gateway.router.lifespan_context = self._all_running
+        super().__init__(gateway, config.server)
         self.client = httpx2.Client(base_url=self.url, timeout=600)
 
     @contextlib.asynccontextmanager

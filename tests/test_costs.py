@@ -83,6 +83,34 @@ def test_it_is_in_the_file_long_before_the_end(path: Path, monkeypatch: pytest.M
     assert used(costs.read(path)) == {("k", "m"): (2, 20, 0.5)}
 
 
+def test_it_is_in_the_file_once_an_answer_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A death after that loses none of it. Many that end at once are few writes."""
+    monkeypatch.setattr(costs, "SAVE_INTERVAL_S", 600)
+    writes: list[int] = []
+    real = costs.timed_add
+
+    def counted(path: Path, rows: list[CostRow]) -> float:
+        writes.append(len(rows))
+        return real(path, rows)
+
+    monkeypatch.setattr(costs, "timed_add", counted)
+
+    async def run() -> None:
+        ledger = Ledger(path)
+        async with ledger.kept():
+            for number in (1, 2):
+                for _ in range(500):
+                    ledger.add("k", "m", ONE)
+                    ledger.save_soon()
+                while not (rows := costs.read(path).rows) or rows[0].requests < 500 * number:
+                    await asyncio.sleep(0.01)
+            assert writes == [1, 1]
+            ledger.add("k", "m", ONE)
+
+    asyncio.run(asyncio.wait_for(run(), 120))
+    assert used(costs.read(path)) == {("k", "m"): (1001, 10010, 250.25)}
+
+
 def test_servers_that_save_at_once_lose_nothing(path: Path) -> None:
     def server() -> None:
         for _ in range(20):

@@ -114,7 +114,7 @@ async def create_cohere_embeddings(request: Request) -> Response:
     call = await Call.begin(request, EmbedRequest)
     body, forms = call.body, call.body.forms()
     texts, param = body.all_texts()
-    found, _, charge = await embed_texts(
+    found, _, _ = await embed_texts(
         call,
         body.model,
         checked_inputs(texts, param),
@@ -127,7 +127,6 @@ async def create_cohere_embeddings(request: Request) -> Response:
         name: await pieces(found.rows, FORMS[name], lambda _, row: row, call.threads.vectors)
         for name in forms
     }
-    charge.add(prompt_tokens=found.num_tokens)
     version = request.scope["path"][2:3]
     is_plain = version == "1" and not body.embedding_types
     call.report_ignored(

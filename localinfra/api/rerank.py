@@ -69,7 +69,10 @@ async def create_ranking(request: Request) -> Response:
     body, texts = call.body, call.body.texts()
     model = await call.models.rerank(body.model, ROUTE)
     charge = call.charge(model)
-    scores = await model.score(body.query, texts, truncate=body.truncate, client=call.caller)
+    scores = await model.score(
+        body.query, texts, truncate=body.truncate, client=call.caller, left=charge.add_left
+    )
+    usage = charge.add_input(scores.num_tokens)
     call.add_headers(truncated_header(scores.truncated))
     order = sorted(range(len(texts)), key=lambda index: -scores.values[index])
     results = [
@@ -80,5 +83,4 @@ async def create_ranking(request: Request) -> Response:
         )
         for index in order[: body.top_n]
     ]
-    usage = charge.add_input(scores.num_tokens)
     return call.json(Ranking(f"rerank-{random_hex(32)}", model.name, results, usage))

@@ -29,6 +29,11 @@ class EncodeJob:
         self.waiting = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         self.num_waiting_tokens = sum(map(len, texts))
 
+    @property
+    def num_computed_tokens(self) -> int:
+        """Those of texts that are computed, or just being so."""
+        return sum(map(len, self.texts)) - self.num_waiting_tokens
+
     def put(self, index: int, row: Rows) -> None:
         self.rows[index] = row
         self.num_missing -= 1

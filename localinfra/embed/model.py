@@ -1,5 +1,6 @@
 """EmbeddingModel and RerankModel, as used by the API: texts → vectors or scores."""
 
+import asyncio
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,7 +11,7 @@ from localinfra.embed.cl100k import decode
 from localinfra.embed.encoder import Rows, Tokens, unit_length
 from localinfra.embed.measuring import Measurement
 from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
-from localinfra.embed.worker import EmbedWorker
+from localinfra.embed.worker import EmbedWorker, ignore
 from localinfra.errors import ApiError, InvalidRequest
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.footprint import NO_MEMORY, Footprint
@@ -146,9 +147,11 @@ class EmbeddingModel(EncoderModel):
         normalize: bool = True,
         param: str = "input",
         client: str = "",
+        left: Callable[[int], None] = ignore,
     ) -> Embeddings:
-        """`truncate` None: as set in models.toml. Raises InvalidRequest with `param` and the index
-        of a text that can't be used, QueueFull or EngineFailed."""
+        """`truncate` None: as set in models.toml; `left`: see `EmbedWorker.rows`. Raises
+        InvalidRequest with `param` and the index of a text that can't be used, QueueFull or
+        EngineFailed."""
         if dimensions is not None and not 1 <= dimensions <= self.dimensions:
             raise InvalidRequest(
                 f"dimensions must be from 1 to {self.dimensions} for {self.name}.",
@@ -161,10 +164,14 @@ class EmbeddingModel(EncoderModel):
         is_small = num_characters <= INLINE_CHARACTERS and isinstance(inputs[0], str)
         run = self._reading.run
         texts, truncated = work() if is_small else await run(work, size=num_characters)
-        rows = await self.worker.rows(texts, client)
+        rows, num_tokens = await self.worker.rows(texts, client, left), sum(map(len, texts))
         finish = functools.partial(self._finish, rows, dimensions, normalize)
-        rows = finish() if rows.size <= INLINE_NUMBERS else await run(finish)
-        return Embeddings(rows, sum(map(len, texts)), truncated)
+        try:
+            rows = finish() if rows.size <= INLINE_NUMBERS else await run(finish)
+        except asyncio.CancelledError:
+            left(num_tokens)
+            raise
+        return Embeddings(rows, num_tokens, truncated)
 
     def _finish(self, rows: Rows, dimensions: int | None, normalize: bool) -> Rows:
         if not np.isfinite(rows).all():
@@ -233,16 +240,22 @@ class RerankModel(EncoderModel):
         self._tokenizer: FastTokenizer = tokenizer
 
     async def score(
-        self, query: str, documents: Sequence[str], *, truncate: bool, client: str = ""
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: bool,
+        client: str = "",
+        left: Callable[[int], None] = ignore,
     ) -> Scores:
-        """Raises InvalidRequest if the query leaves no room for documents, or if a pair is too long
-        without `truncate`; QueueFull or EngineFailed."""
+        """`left`: see `EmbedWorker.rows`. Raises InvalidRequest if the query leaves no room for
+        documents, or if a pair is too long without `truncate`; QueueFull or EngineFailed."""
         self.worker.check_room(client)
         num_characters = len(query) * len(documents) + sum(map(len, documents))
         pairs, truncated = await self._reading.run(
             self._pairs, query, documents, truncate, size=num_characters
         )
-        rows = await self.worker.rows(pairs, client)
+        rows = await self.worker.rows(pairs, client, left)
         if not np.isfinite(rows).all():
             raise ApiError(
                 f"{self.name} returned scores with NaN or infinity; try dtype = 'float32'."

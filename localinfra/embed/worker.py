@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 CLOSE_LIMIT_S = 6.0  # for the batches under way to end
 
 
+def ignore(num_tokens: int) -> None: ...
+
+
 class Waiting(NamedTuple):
     """The caller awaiting a job."""
 
@@ -92,8 +95,11 @@ class EmbedWorker:
                 retry_after_s=1,
             )
 
-    async def rows(self, texts: Sequence[Tokens], client: str = "") -> Rows:
-        """The rows of these texts, in their order. Cancelling frees the place at the next batch.
+    async def rows(
+        self, texts: Sequence[Tokens], client: str = "", left: Callable[[int], None] = ignore
+    ) -> Rows:
+        """The rows of these texts, in their order. Cancelling frees the place at the next batch;
+        `left` then gets the number of tokens that were computed, those of a batch under way too.
 
         Raises QueueFull, EngineFailed if computing failed, and ModelUnavailable while closing.
         """
@@ -112,6 +118,7 @@ class EmbedWorker:
             return rows
         except asyncio.CancelledError:
             self._tell(lambda: self._forget(job))
+            left(job.num_computed_tokens)
             raise
         finally:
             self._in_queue[client] -= 1

@@ -133,7 +133,7 @@ class Engine:
         """Queues requests that are answered together, each with a prompt of 1 to `context_length`
         tokens. Raises like `check_queue` and `check_prompts`. Event loop only."""
         check_prompts(requests, self._backend)
-        generation = Generation(requests, self._retire_choice)
+        generation = Generation(requests, self._retire, self._send_if_alive)
         with self._ending:
             self.check_queue(generation.group.client)
             self._num_submitted += generation.num_choices
@@ -173,14 +173,12 @@ class Engine:
         for generation in generations:
             call(generation.loop, generation.fail, error)
 
-    def _retire_choice(self, generation: Generation, choice: int) -> None:
-        """Retires a choice before the next step. Event loop only."""
-
-        def retire() -> None:
-            if choice < len(generation.sequences):  # fewer if the request failed as it was added
-                self._retire(generation.sequences[choice])
-
-        self._send(retire)
+    def _send_if_alive(self, command: Callable[[], None]) -> bool:
+        """Like `_send`; False once nobody would run it."""
+        with self._ending:
+            if self._ended is None:
+                self._send(command)
+            return self._ended is None
 
     # The engine's thread from here on.
 

@@ -1,15 +1,17 @@
-"""Submitted requests as seen by the event loop; the engine's thread uses only `call`."""
+"""Submitted requests as seen by the event loop; the engine's thread uses only `call`, and runs what
+is sent to it.
+"""
 
 import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from typing import TypeVar
 
 from localinfra.engine.backend import DecodeFailed
 from localinfra.engine.request import GenerationRequest, TokenEvent
-from localinfra.engine.sequence import Group, Sequence
+from localinfra.engine.sequence import Computed, Group, Sequence
 from localinfra.errors import ApiError, EngineFailed
 from localinfra.logs import about, request_id
 
@@ -24,19 +26,25 @@ class Generation:
     """
 
     def __init__(
-        self, requests: list[GenerationRequest], retire: "Callable[[Generation, int], None]"
+        self,
+        requests: list[GenerationRequest],
+        retire: Callable[[Sequence], None],
+        send: Callable[[Callable[[], None]], bool],
     ):
-        """`retire` removes a choice before the engine's next step."""
+        """`retire` removes a sequence, on the engine's thread; `send` runs a function there before
+        the next step, and returns False if the engine has ended."""
         self.requests = requests
         self.group = Group(requests[0].client, request_id.get())
         self.sequences: list[Sequence] = []  # touched by the engine's thread alone
-        self._retire = retire
+        self._retire_sequence = retire
+        self._send = send
         self.loop = asyncio.get_running_loop()
         self._events: deque[TokenEvent] = deque()
         self._arrived = asyncio.Event()
         self.num_choices = sum(request.params.num_choices for request in requests)
         self._open = set(range(self.num_choices))
         self._error: Exception | None = None
+        self._computed: asyncio.Future[list[Computed]] | None = None  # once somebody asks
 
     @property
     def num_waiting(self) -> int:
@@ -51,8 +59,22 @@ class Generation:
 
     def close(self) -> None:
         """Stops all choices that are not complete. Idempotent."""
-        for choice in list(self._open):
-            self.stop(choice)
+        choices, self._open = self._open, set()
+        if choices:
+            self._send(lambda: self._retire(choices))
+
+    async def computed(self) -> list[Computed]:
+        """What was computed for each choice; close it before, so that no step computes more. Empty
+        if the engine has failed or ended: nobody is to pay for that."""
+        self._computed = self.loop.create_future()
+        has_failed = self._error is not None and not is_clients(self._error)
+        if has_failed or not self._send(self._report):
+            return []
+        return await self._computed
+
+    def _tell(self, computed: list[Computed]) -> None:
+        if self._computed is not None and not self._computed.done():
+            self._computed.set_result(computed)
 
     async def __aiter__(self) -> AsyncGenerator[list[TokenEvent], None]:
         """Yields all events so far, once there are any. Raises the error of a failed request."""
@@ -74,7 +96,7 @@ class Generation:
         """
         if choice in self._open:
             self._open.discard(choice)
-            self._retire(self, choice)
+            self._send(lambda: self._retire((choice,)))
 
     def deliver(self, events: list[TokenEvent]) -> None:
         """Called on the event loop, once per step."""
@@ -85,6 +107,23 @@ class Generation:
         """Ends the request with an error. Called on the event loop."""
         self._error = error
         self._arrived.set()
+        if not is_clients(error):
+            self._tell([])
+
+    # The engine's thread from here on.
+
+    def _retire(self, choices: Collection[int]) -> None:
+        for sequence in self.sequences:  # there are none if the request failed as it was added
+            if sequence.choice in choices:
+                self._retire_sequence(sequence)
+
+    def _report(self) -> None:
+        call(self.loop, self._tell, [sequence.computed for sequence in self.sequences])
+
+
+def is_clients(error: Exception) -> bool:
+    """Whether a request failed for its client's own reasons."""
+    return isinstance(error, ApiError) and error.status < 500
 
 
 def failure(error: BaseException) -> ApiError:

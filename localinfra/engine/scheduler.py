@@ -140,7 +140,7 @@ class Scheduler:
             sequence = chunk.sequence
             assert sequence.slot is not None
             self.cache.advance(sequence.slot, chunk.num_tokens + len(chunk.draft))
-            sequence.num_cached += chunk.num_tokens
+            sequence.advance(chunk.num_tokens)
             sequence.stepped_at = self._num_steps
             if sequence.num_cached > sequence.num_prompt and self._shapes.decodes_apart(sequence):
                 self.cache.distrust(sequence.slot)  # a longer prompt gets other bits

@@ -1,5 +1,7 @@
 """One choice of one request while the engine works on it."""
 
+from typing import NamedTuple
+
 from localinfra.engine.drafts import Drafter
 from localinfra.engine.pictures import Placed
 from localinfra.engine.radix import Prefix
@@ -24,6 +26,14 @@ class Group:
         self.turn = 0
 
 
+class Computed(NamedTuple):
+    """What was computed for one choice."""
+
+    num_read: int  # tokens of its prompt, without those from the prefix cache
+    num_cached: int  # those
+    num_generated: int
+
+
 class Sequence:
     """Token ids, how many of them are computed, and in which slot.
 
@@ -33,9 +43,9 @@ class Sequence:
 
     __slots__ = (
         "_drafter", "admitted_at", "arrived_at", "choice", "constraint", "decoding_since",
-        "finished", "first", "group", "is_disordered", "num_cached", "num_prompt", "num_reused",
-        "prompt_logprobs", "request", "sampler", "saved_at", "slot", "stepped_at", "tokens",
-        "was_preempted",
+        "finished", "first", "group", "is_disordered", "num_cached", "num_prompt", "num_read",
+        "num_reused", "prompt_logprobs", "request", "sampler", "saved_at", "slot", "stepped_at",
+        "tokens", "was_preempted",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +67,7 @@ class Sequence:
         self.num_prompt = len(request.prompt)
         self.num_cached = 0  # tokens whose KV cells are in the slot
         self.num_reused: int | None = None  # of the prompt, at the first admission
+        self.num_read = 0  # of the prompt, at most so far: it may be read again
         self.slot: int | None = None
         self.saved_at: set[int] = set()  # positions where a chunk ends and its state is saved
         # Step numbers.
@@ -73,6 +84,16 @@ class Sequence:
         if self.tokens is self.request.prompt:
             self.tokens = [*self.tokens]
         self.tokens.append(token)
+
+    def advance(self, num_tokens: int) -> None:
+        """The next tokens are in the slot."""
+        self.num_cached += num_tokens
+        self.num_read = max(self.num_read, min(self.num_cached, self.num_prompt))
+
+    @property
+    def computed(self) -> Computed:
+        num_reused = self.num_reused or 0
+        return Computed(max(0, self.num_read - num_reused), num_reused, self.num_generated)
 
     @property
     def drafter(self) -> Drafter:

@@ -1,5 +1,7 @@
 """ImageModel: a loaded image pipeline as the API sees it: a request → events with pictures."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from localinfra.errors import InvalidRequest
@@ -7,7 +9,7 @@ from localinfra.executor import BoundedExecutor
 from localinfra.footprint import NO_MEMORY, Footprint
 from localinfra.image.pipeline import FluxPainter
 from localinfra.image.request import ImageRequest, check_work
-from localinfra.image.worker import ImageWorker, Painting
+from localinfra.image.worker import ImageWorker, LeftOver, Painting
 from localinfra.models.entries import ImageModelEntry, ModelDetails
 
 
@@ -89,10 +91,10 @@ class ImageModel:
         """See `ImageWorker.check_queue`; call it before work that a full queue would waste."""
         self.worker.check_queue(client)
 
-    def events(self, request: ImageRequest) -> Painting:
+    def events(self, request: ImageRequest, left: Callable[[LeftOver], None]) -> Painting:
         """See `ImageWorker.events`. Also raises InvalidRequest if it asks for too much."""
         check_work(request, self._max_megapixel_steps)
-        return self.worker.events(request)
+        return self.worker.events(request, left)
 
     def close(self) -> None:
         self._counting.close()

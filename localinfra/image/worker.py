@@ -10,11 +10,11 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from localinfra.devices import is_lost
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
-from localinfra.image.request import Event, Finished, ImageRequest
+from localinfra.image.request import Event, Finished, ImageRequest, ImageStep
 from localinfra.journal import Mark, StepKind
 from localinfra.logs import about, request_id
 from localinfra.shares import fullness, has_room
@@ -55,6 +55,7 @@ class PaintJob:
         self.request_id = request_id.get()
         self.is_cancelled = False
         self.next_image = 0  # thread only
+        self.painted: Sequence[int] = ()  # the images that the thread paints now
         self.turn = 0  # thread only: when it came, or was last painted
         self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._loop = loop
@@ -112,8 +113,11 @@ class ImageWorker:
                 retry_after_s=10,
             )
 
-    def events(self, request: ImageRequest) -> "Painting":
-        """Submits the request. Event loop only. Raises QueueFull, or ModelUnavailable if closed."""
+    def events(
+        self, request: ImageRequest, left: "Callable[[LeftOver], None] | None" = None
+    ) -> "Painting":
+        """Submits the request; `left` gets what was painted and not read, if its caller leaves.
+        Event loop only. Raises QueueFull, or ModelUnavailable if closed."""
         client = request.client
         self.check_queue(client)
         job = PaintJob(request, asyncio.get_running_loop())
@@ -122,7 +126,7 @@ class ImageWorker:
         if self._is_closed:  # checked last: the thread may have taken its last arrivals before
             raise unloaded(self._name)
         self._waiting[client] += 1
-        return Painting(job, lambda: self._left(client))
+        return Painting(job, lambda: self._left(client), left)
 
     def _left(self, client: str) -> None:
         """Called once when a request ends, whether finished or not."""
@@ -234,12 +238,14 @@ class ImageWorker:
             if not job.is_cancelled:
                 at_once = self._painter.images_at_once(job.request)
                 images = range(job.next_image, min(job.next_image + at_once, num_images))
+                job.painted = images
                 patience = self._painter.patience(job.request, len(images))
                 self._pulse = self._pulse.computing(patience)
                 pictures = self._painter.paint(job.request, images, emit)
                 for image, picture in zip(images, pictures, strict=True):
                     job.put(Finished(image, picture))
                 job.next_image = images.stop
+                job.painted = ()
         except Cancelled:
             if self._is_closed and not job.is_cancelled:
                 return  # `close` fails the job
@@ -272,10 +278,19 @@ class Painting:
     current image at its next step. Raises EngineFailed or ModelUnavailable if painting fails.
     """
 
-    def __init__(self, job: PaintJob, leave: Callable[[], None]):
+    def __init__(
+        self,
+        job: PaintJob,
+        leave: Callable[[], None],
+        left: "Callable[[LeftOver], None] | None" = None,
+    ):
+        """`leave` is called at its end, `left` if that is not reached."""
         self._job = job
         self._leave = leave
-        self._missing = len(job.request.seeds)
+        self._left = left
+        self._missing = set(range(len(job.request.seeds)))
+        self._num_steps: Counter[int] = Counter()  # that were painted, by image
+        self._has_failed = False
 
     def __aiter__(self) -> "Painting":
         return self
@@ -285,14 +300,43 @@ class Painting:
             raise StopAsyncIteration
         event = await self._job.events.get()
         if isinstance(event, Exception):
+            self._has_failed = True
             raise event
-        self._missing -= isinstance(event, Finished)
+        self._note(event)
         return event
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self._missing.discard(event.image)
+        elif isinstance(event, ImageStep):
+            self._num_steps[event.image] = event.number
 
     async def aclose(self) -> None:
         if not self._job.is_cancelled:
             self._job.is_cancelled = True
             self._leave()
+            if self._left and self._missing and not self._has_failed:
+                self._left(self._left_over())
+
+    def _left_over(self) -> "LeftOver":
+        num_missing = len(self._missing)
+        while not self._job.events.empty():
+            event = self._job.events.get_nowait()
+            if isinstance(event, Exception):
+                return LeftOver(0, 0.0)
+            self._note(event)
+        for image in self._job.painted:  # a step under way can't be stopped
+            self._num_steps[image] += 1
+        num_steps = max(1, self._job.request.num_steps_taken)
+        done = (min(1.0, self._num_steps[image] / num_steps) for image in self._missing)
+        return LeftOver(num_missing - len(self._missing), sum(done))
+
+
+class LeftOver(NamedTuple):
+    """What was painted for a client that has left."""
+
+    num_images: int  # finished
+    parts: float  # of others: the sum of the shares of their steps that are painted
 
 
 def unloaded(name: str) -> ModelUnavailable:

@@ -32,7 +32,7 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: Usd = 0.0  # USD per million tokens
     image: Usd = 0.0  # USD per image
 
-    def of(self, num_input: int, num_output: int = 0, num_images: int = 0) -> float:
+    def of(self, num_input: int, num_output: int = 0, num_images: float = 0) -> float:
         """The cost of tokens read, tokens generated and images, in USD."""
         return (num_input * self.input + num_output * self.output) / 1e6 + num_images * self.image
 

@@ -7,8 +7,9 @@ import msgspec
 from starlette.types import Message, Scope
 
 from localinfra.api.http.state import RequestState
+from localinfra.chance import random_hex
 
-USED = "localinfra.used"  # the type of the message before an answer's last one
+USED = "localinfra.used"  # the type of messages that say what the request has used so far
 
 
 class ReplicaLost(Exception):
@@ -31,6 +32,7 @@ class Forwarded(msgspec.Struct, frozen=True):
     caller: str
     may_manage: bool
     models: frozenset[str] | None  # that the key may use
+    ticket: str  # no two have the same; clients may send any `id`
 
     @classmethod
     def of(cls, scope: Scope, body: bytes) -> "Forwarded":
@@ -49,6 +51,7 @@ class Forwarded(msgspec.Struct, frozen=True):
             caller=state.caller,
             may_manage=state.may_manage,
             models=state.permit.models,
+            ticket=random_hex(32),
         )
 
     def scope(self) -> Scope:
@@ -70,7 +73,8 @@ class Forwarded(msgspec.Struct, frozen=True):
 
 
 Batch = list[Message]  # of an answer, that were ready together
-# An answer's messages, with one of type USED before the last.
+# An answer's messages, with one of type USED whenever more has been used: before the last of an
+# answer, and once all is counted where its client has left.
 Batches = AsyncGenerator[Batch, None]
 
 
@@ -87,6 +91,11 @@ class Fleet(Protocol):
         cancels the work. Raises ReplicaLost."""
         ...
 
+    async def leave(self, group: str, replica: str, ticket: str) -> bool:
+        """Ends an answer as if its client had left: its batches end once all that it has used is
+        counted. False if the replica doesn't work at it. Raises ReplicaLost."""
+        ...
+
     async def knows(self, group: str, replica: str, caller: str, ids: Collection[str]) -> bool:
         """Whether the replica keeps one of these for the caller. Raises ReplicaLost."""
         ...
@@ -97,5 +106,11 @@ def is_last(message: Message) -> bool:
 
 
 def used_message(state: RequestState) -> dict[str, Any]:
-    used = state.progress
-    return {"type": USED, "prompt": used.prompt_tokens, "generated": used.generated_tokens}
+    """What the request has used so far, and whether its work goes on without it."""
+    used = state.background[1].progress if state.background else state.progress
+    return {
+        "type": USED,
+        "prompt": used.prompt_tokens,
+        "generated": used.generated_tokens,
+        "goes_on": state.goes_on,
+    }

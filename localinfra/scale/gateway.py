@@ -7,7 +7,7 @@ errors where a replica has died.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Coroutine
 
 from msgspec.structs import replace
 from starlette.applications import Starlette
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from localinfra.api.http.arriving import Arriving
 from localinfra.api.http.bodies import BodyLimits, HeldBodies, UnfinishedBodies
 from localinfra.api.http.body import receive_body
-from localinfra.api.http.errors import EXCEPTION_HANDLERS, broken_off
+from localinfra.api.http.errors import EXCEPTION_HANDLERS
 from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.limiting import Limiting
 from localinfra.api.http.paths import CanonicalPaths
@@ -35,11 +35,12 @@ from localinfra.logs import about
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ImageModelEntry, TextModelEntry
 from localinfra.scale.asked import Asked, Reach, asked_for
-from localinfra.scale.forwarded import USED, Fleet, Forwarded, ReplicaLost, is_last
+from localinfra.scale.forwarded import Fleet, Forwarded, ReplicaLost
 from localinfra.scale.groups import Groups
 from localinfra.scale.merging import METRICS, Reply, merged
 from localinfra.scale.placement import ReplicaChoice
 from localinfra.scale.prefixes import PromptStart
+from localinfra.scale.relay import RelayedAnswer, died
 from localinfra.shares import Kept
 
 logger = logging.getLogger(__name__)
@@ -92,12 +93,13 @@ class Gateway:
         self._groups = groups
         self._catalog = catalog
         self._shares_prefixes = settings.share_prefixes
+        self._leaving: set[asyncio.Task[None]] = set()  # of requests whose clients have left
         self._choices = {group: ReplicaChoice() for group in groups.tables}
         self._owners: Kept[str, tuple[str, str]] = Kept(MOST_OWNERS)  # by caller and id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await receive_body(Request(scope, receive), self._limits)
-        answer = _Answer(scope, send)
+        answer = RelayedAnswer(scope, send)
 
         async def until_left() -> Message:
             """A client that has its whole answer leaves too, while the replica cleans up."""
@@ -108,7 +110,7 @@ class Gateway:
 
         await until_disconnect(until_left, self._answer(scope, body, answer))
 
-    async def _answer(self, scope: Scope, body: bytes, answer: "_Answer") -> None:
+    async def _answer(self, scope: Scope, body: bytes, answer: RelayedAnswer) -> None:
         """Cancelled if the client leaves."""
         request = Forwarded.of(scope, body)
         seed = "" if self._shares_prefixes else request.caller
@@ -175,16 +177,59 @@ class Gateway:
         replica: str | None,
         request: Forwarded,
         prefix: PromptStart,
-        answer: "_Answer",
+        answer: RelayedAnswer,
     ) -> None:
         """Raises ReplicaLost."""
         with contextlib.ExitStack() as stack:
             if replica is not None:
                 stack.enter_context(self._choices[group].running(replica, prefix))
-            async with contextlib.aclosing(self._fleet.answer(group, replica, request)) as batches:
-                async for batch in batches:
-                    for message in batch:
-                        await answer.pass_on(message)
+            relay = asyncio.create_task(answer.relay(self._fleet.answer(group, replica, request)))
+            # Not with the request, which Serve may cancel more than once.
+            answer.state.settled = relay
+            try:
+                await answer.over(relay)
+            except asyncio.CancelledError:
+                answer.leave()
+                await asyncio.shield(
+                    self._kept(self._leave(group, replica, request, relay, answer))
+                )
+                raise
+            if relay.done():
+                relay.result()
+            else:
+                self._kept(self._end(relay))
+
+    def _kept(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        """Goes on when the request has ended."""
+        task = asyncio.create_task(work)
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return task
+
+    async def _leave(
+        self,
+        group: str,
+        replica: str | None,
+        request: Forwarded,
+        relay: "asyncio.Task[None]",
+        answer: RelayedAnswer,
+    ) -> None:
+        """The client has left, and its key is charged what was computed: the relay learns of it
+        once the replica has ended the work."""
+        with contextlib.suppress(ReplicaLost, TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                if replica and await self._fleet.leave(group, replica, request.ticket):
+                    await answer.over(relay)
+        if answer.goes_on:
+            self._kept(self._end(relay))
+            return
+        relay.cancel()
+        await self._end(relay)
+
+    async def _end(self, relay: "asyncio.Task[None]") -> None:
+        await asyncio.wait((relay,))
+        if not relay.cancelled():
+            relay.exception()  # so that none is reported as unread
 
     async def _owner(self, caller: str, ids: Collection[str]) -> tuple[str, str] | None:
         """The group and replica that keep one of these. Asks all replicas, once for each id. Raises
@@ -236,7 +281,9 @@ class Gateway:
 
     # --- Several replicas -----------------------------------------------------------------------
 
-    async def _answer_together(self, request: Forwarded, asked: Asked, answer: "_Answer") -> None:
+    async def _answer_together(
+        self, request: Forwarded, asked: Asked, answer: RelayedAnswer
+    ) -> None:
         """Raises ModelUnavailable."""
         if request.path == METRICS:  # or they might be in several formats
             request = without_header(request, b"accept")
@@ -286,46 +333,6 @@ class Gateway:
             logger.warning("replica %s: %s", replica or group, reason, extra=about(request.id))
             return None
         return Reply(group, replica or group, status, list(headers), b"".join(parts))
-
-
-class _Answer:
-    """One client's answer."""
-
-    def __init__(self, scope: Scope, send: Send):
-        self._scope = scope
-        self._send = send
-        self._type = b""
-        self.has_begun = False
-        self.has_ended = False
-
-    async def pass_on(self, message: Message) -> None:
-        if message["type"] == USED:
-            used = RequestState.of(self._scope).progress
-            used.prompt_tokens, used.generated_tokens = message["prompt"], message["generated"]
-            return
-        if message["type"] == "http.response.start":
-            headers: Mapping[bytes, bytes] = dict(message["headers"])
-            self._type = headers.get(b"content-type", b"").partition(b";")[0]
-        self.has_begun = True
-        self.has_ended = is_last(message)
-        await self._send(message)
-
-    async def break_off(self) -> None:
-        """Ends a stream with an error event. Raises ModelUnavailable for what is no stream: the
-        connection is then closed, so that nobody takes the part for the whole."""
-        error = died()
-        last = broken_off(self._type.decode("latin-1"), error, self._scope)
-        if last is None:
-            raise error
-        self.has_ended = True
-        await self._send({"type": "http.response.body", "body": last, "more_body": False})
-
-
-def died() -> ModelUnavailable:
-    return ModelUnavailable(
-        "The process that worked at this request has died, and another one takes its place: send "
-        "the request again."
-    )
 
 
 def silent() -> ModelUnavailable:

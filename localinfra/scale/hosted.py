@@ -12,7 +12,7 @@ from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.image_files import ImageFiles
 from localinfra.api.openai.responses.store import ResponseStore
 from localinfra.keys.meter import Permit
-from localinfra.scale.forwarded import Batch, Batches, Forwarded, is_last, used_message
+from localinfra.scale.forwarded import Batch, Batches, Forwarded, used_message
 
 
 class HostedApp:
@@ -21,6 +21,7 @@ class HostedApp:
     def __init__(self, app: Starlette):
         self._app = app
         self._lifespan = app.router.lifespan_context(app)
+        self._callers: dict[str, _Caller] = {}  # by ticket
 
     async def start(self) -> None:
         await self._lifespan.__aenter__()
@@ -36,18 +37,34 @@ class HostedApp:
         state = RequestState.of(scope)
         state.id, state.caller, state.may_manage = request.id, request.caller, request.may_manage
         state.permit = Permit(models=request.models)
-        sent, client = _Sent(state), _Caller(request.body)
+        sent = _Sent(state)
+        client = self._callers[request.ticket] = _Caller(request.body)
         work = asyncio.ensure_future(self._app(scope, client.receive, sent.send))
         work.add_done_callback(sent.wake)
         try:
             while batch := await sent.take(work):
                 yield batch
-            work.result()
+            if state.background:  # whose tokens are those of the request
+                going_on, _ = state.background
+                going_on.add_done_callback(sent.wake)
+                while batch := await sent.take(going_on):
+                    yield batch
+            if not client.gone.is_set():
+                work.result()
         finally:
+            del self._callers[request.ticket]
             client.gone.set()
             if not work.done():
                 work.cancel()
                 await asyncio.wait((work,))
+            if not work.cancelled():
+                work.exception()  # so that none is reported as unread
+
+    def leave(self, ticket: str) -> bool:
+        """See `Fleet.leave`."""
+        if client := self._callers.get(ticket):
+            client.gone.set()
+        return client is not None
 
     def knows(self, caller: str, ids: Collection[str]) -> bool:
         """Responses, their items, images and requests have ids that never meet."""
@@ -80,17 +97,17 @@ class _Caller:
 
 
 class _Sent:
-    """Messages that the application has sent and nobody has taken yet. Before the last one is what
-    the request has used: after that, nobody may listen any more."""
+    """Messages that the application has sent and nobody has taken yet, and before them what the
+    request has used, if that is more than was said: after an answer's last message, nobody may
+    listen any more."""
 
     def __init__(self, state: RequestState) -> None:
         self._state = state
         self._batch: Batch = []
+        self._told = used_message(state)
         self._ready = asyncio.Event()
 
     async def send(self, message: Message) -> None:
-        if is_last(message):
-            self._batch.append(used_message(self._state))
         self._batch.append(message)
         self._ready.set()
 
@@ -103,4 +120,8 @@ class _Sent:
             self._ready.clear()
             await self._ready.wait()
         batch, self._batch = self._batch, []
+        used = used_message(self._state)
+        if used != self._told:
+            self._told = used
+            batch.insert(0, used)
         return batch

@@ -113,7 +113,7 @@ class Turn(msgspec.Struct, frozen=True):
     num_audio_tokens: int = 0
 
     @property
-    def num_media_tokens(self) -> tuple[int, int]:
+    def num_media(self) -> tuple[int, int]:
         return self.num_image_tokens, self.num_audio_tokens
 
     @property

@@ -18,8 +18,11 @@ from localinfra.api.openai.chat import ChatCompletionRequest
 from localinfra.api.openai.embeddings import EmbeddingsRequest
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.costs import Ledger, Used
+from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason
+from localinfra.engine.sequence import Computed
+from localinfra.image.worker import LeftOver
 from localinfra.metrics import Metrics
 from localinfra.models.entries import Price
 
@@ -36,6 +39,16 @@ class Account(Ledger):
     def add(self, key: str, model: str, used: Used) -> None:
         assert (key, model) == ("key", "model")
         self.used.add(used)
+
+
+class Leaving(Deltas):
+    """Of a client that leaves when the test says so."""
+
+    def __init__(self) -> None: ...
+
+    def leave(self, *computed: Computed) -> None:
+        assert self._left
+        self._left(dict(enumerate(computed)))
 
 
 @pytest.fixture
@@ -90,7 +103,7 @@ def test_only_the_first_token_is_timed(charge: Charge, metrics: Metrics) -> None
 def test_a_prompt_is_charged_after_prefill_and_tokens_as_they_arrive(
     charge: Charge, account: Account
 ) -> None:
-    meter = UsageMeter(charge, [7], 1)
+    meter = UsageMeter(charge, Leaving(), [7], 1)
     assert account.used.requests == 0
     meter.add(OutputDelta(0, num_generated=1, num_cached=5))
     assert account.used == Used(
@@ -108,7 +121,7 @@ def test_a_prompt_is_charged_after_prefill_and_tokens_as_they_arrive(
 def test_choices_share_their_prompt_and_prompts_are_charged_one_by_one(
     charge: Charge, account: Account
 ) -> None:
-    meter = UsageMeter(charge, [10, 20], 2)  # choices 0 and 1 are of the first prompt
+    meter = UsageMeter(charge, Leaving(), [10, 20], 2)  # choices 0 and 1 are of the first prompt
     meter.add(OutputDelta(1, num_generated=2, num_cached=9))  # shared with choice 0, not reused
     assert (account.used.prompt_tokens, account.used.cached_tokens) == (10, 0)
     meter.add(OutputDelta(0, num_generated=3, num_cached=4))
@@ -120,7 +133,7 @@ def test_choices_share_their_prompt_and_prompts_are_charged_one_by_one(
 
 
 def test_at_the_end_the_usage_object_is_what_was_charged(charge: Charge, account: Account) -> None:
-    meter = UsageMeter(charge, [10, 20], 2)
+    meter = UsageMeter(charge, Leaving(), [10, 20], 2)
     for choice in range(4):
         for num_generated in (1, 5, 9):
             meter.add(OutputDelta(choice, num_generated=num_generated, num_cached=3))
@@ -138,7 +151,7 @@ def test_at_the_end_the_usage_object_is_what_was_charged(charge: Charge, account
 
 
 def test_usage_is_complete_once_every_choice_of_every_prompt_has_ended(charge: Charge) -> None:
-    meter = UsageMeter(charge, [10, 20], 2)
+    meter = UsageMeter(charge, Leaving(), [10, 20], 2)
     for choice in (2, 0, 3, 1):
         assert not meter.is_complete
         meter.add(OutputDelta(choice, num_generated=1))
@@ -146,8 +159,43 @@ def test_usage_is_complete_once_every_choice_of_every_prompt_has_ended(charge: C
     assert meter.is_complete
 
 
+def test_who_leaves_pays_for_what_was_computed(charge: Charge, account: Account) -> None:
+    """Choices 0 and 1 are of a prompt that was begun, 2 and 3 of one that was read, 4 and 5 of one
+    that was not: others wait for what the first of them reads."""
+    deltas = Leaving()
+    meter = UsageMeter(charge, deltas, [10, 20, 30], 2)
+    meter.add(OutputDelta(0, num_generated=2, num_cached=3))
+    deltas.leave(
+        *(Computed(7, 3, 5), Computed(1, 9, 1)),
+        *(Computed(20, 0, 1), Computed(0, 0, 0)),
+        *(Computed(12, 4, 0), Computed(1, 9, 0)),
+    )
+    assert account.used.prompt_tokens == 10 + 20 + 12
+    assert account.used.generated_tokens == 5 + 1 + 1
+    assert account.used.requests == 1
+    assert account.used.usd == pytest.approx(PRICE.of(42, 7))
+    assert meter.usage().completion_tokens == 7
+
+
+def test_who_leaves_before_anything_was_computed_pays_nothing(
+    charge: Charge, account: Account, metrics: Metrics
+) -> None:
+    deltas = Leaving()
+    UsageMeter(charge, deltas, [10], 1)
+    deltas.leave(Computed(0, 0, 0))
+    assert account.used == Used() and "first_token_seconds_count" not in written(metrics)
+
+
+def test_images_that_were_not_finished_cost_their_steps(charge: Charge, account: Account) -> None:
+    charge.add_left_over(LeftOver(0, 0.0))
+    assert account.used == Used()
+    charge.add_left_over(LeftOver(1, 0.75))
+    assert (account.used.requests, account.used.images) == (1, 1)
+    assert account.used.usd == pytest.approx(0.5 * 1.75)
+
+
 def test_scoring_a_prompt_costs_the_prompt(charge: Charge, account: Account) -> None:
-    UsageMeter(charge, [12], 1).add(OutputDelta(0))
+    UsageMeter(charge, Leaving(), [12], 1).add(OutputDelta(0))
     assert (account.used.prompt_tokens, account.used.generated_tokens) == (12, 0)
 
 

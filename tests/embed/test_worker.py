@@ -55,6 +55,34 @@ async def under_way(worker: EmbedWorker, *ids: int) -> "asyncio.Task[Rows]":
     return task
 
 
+def test_who_leaves_hears_what_was_or_is_being_computed() -> None:
+    async def main() -> None:
+        encoder = Echo()
+        worker = EmbedWorker(encoder, name="echo", max_waiting=4)
+        told: list[int] = []
+
+        async def left(num_begun: int) -> None:  # of three batches
+            many = asyncio.create_task(worker.rows(texts(*range(1, 31)), left=told.append))
+            await asyncio.sleep(0)
+            await until(lambda: encoder.num_begun == num_begun)
+            many.cancel()
+            await asyncio.wait([many])
+
+        encoder.gate.clear()
+        first = await under_way(worker, 0)
+        await left(num_begun=1)
+        encoder.gate.set()
+        await first
+        encoder.gate.clear()
+        await left(num_begun=2)
+        encoder.gate.set()
+        await worker.rows(texts(0))
+        assert encoder.batches == [1, 10, 1] and told == [0, 100]
+        worker.close()
+
+    asyncio.run(main())
+
+
 def test_rows_come_back_in_the_order_of_the_texts() -> None:
     async def main() -> None:
         worker = EmbedWorker(Echo(), name="echo", max_waiting=4)

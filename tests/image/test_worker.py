@@ -1,6 +1,7 @@
 """The worker over a fake painter that returns seeds: turns, cancelling, failing, closing."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -13,7 +14,7 @@ from waiting import until
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.pipeline import preview_steps
 from localinfra.image.request import Event, Finished, ImageRequest, ImageStep
-from localinfra.image.worker import ImageWorker, Painting
+from localinfra.image.worker import ImageWorker, LeftOver, Painting
 from localinfra.logs import id_of, request_id
 from localinfra.watchdog import Phase
 
@@ -26,6 +27,7 @@ class Painter:
         self.may_step = threading.Semaphore(0) if gated else None
         self.painted: list[int] = []
         self.num_steps = 0
+        self.num_waiting = 0  # steps that may be made, or were
 
     def images_at_once(self, request: ImageRequest) -> int:
         return self.at_once
@@ -38,6 +40,7 @@ class Painter:
     ) -> list[int]:
         seeds = [request.seeds[image] for image in images]
         for number in range(request.num_steps):
+            self.num_waiting += 1
             if self.may_step:
                 assert self.may_step.acquire(timeout=600)
             self.num_steps += 1
@@ -56,8 +59,8 @@ def request(*seeds: int) -> ImageRequest:
     return ImageRequest("", 64, 64, 2, 0.0, seeds)
 
 
-async def all_events(worker: ImageWorker, *seeds: int) -> list[Any]:
-    async with aclosing(worker.events(request(*seeds))) as events:
+async def all_events(worker: ImageWorker, *seeds: int, left: Any = None) -> list[Any]:
+    async with aclosing(worker.events(request(*seeds), left)) as events:
         return [event async for event in events]
 
 
@@ -144,6 +147,49 @@ def test_a_client_that_leaves_stops_its_image_at_the_next_step() -> None:
         assert [event.picture for event in (await all_events(worker, 5))[-1:]] == [5]
         assert painter.painted == [5]
         assert painter.num_steps <= 4
+        worker.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("at_once", "num_steps", "expected"),
+    [
+        (1, 0, LeftOver(0, 0.5)),  # its first step is under way
+        (1, 1, LeftOver(0, 1.0)),
+        (1, 2, LeftOver(1, 0.5)),
+        (2, 1, LeftOver(0, 2.0)),
+        (2, 2, LeftOver(2, 0.5)),
+    ],
+)
+def test_who_leaves_hears_what_was_painted(at_once: int, num_steps: int, expected: Any) -> None:
+    """Three images of two steps each."""
+
+    async def main() -> None:
+        painter = Painter(gated=True, at_once=at_once)
+        worker = ImageWorker(painter, name="flux", max_waiting=2)
+        painter.may_step = threading.Semaphore(num_steps)
+        told: list[LeftOver] = []
+        painting = worker.events(request(1, 2, 3), told.append)
+        await until(lambda: painter.num_waiting == num_steps + 1)
+        await asyncio.sleep(0.01)  # events that are on their way
+        await painting.aclose()
+        await painting.aclose()
+        assert told == [expected]
+        painter.may_step.release(100)
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_who_reads_all_images_or_is_failed_is_told_nothing() -> None:
+    async def main() -> None:
+        worker = ImageWorker(Painter(), name="flux", max_waiting=2)
+        told: list[LeftOver] = []
+        for seeds in ((1, 2), (1, 666)):
+            with contextlib.suppress(EngineFailed):
+                await all_events(worker, *seeds, left=told.append)
+        assert not told
         worker.close()
 
     asyncio.run(main())

@@ -171,7 +171,7 @@ class MessageAnswer:
     def __init__(self, model: "TextModel", turn: Turn, charge: Charge, hides_thinking: bool):
         self._model = model
         self._turn = turn
-        self._meter = UsageMeter(charge, [turn.num_prompt], 1, turn.num_image_tokens)
+        self._meter = UsageMeter(charge, turn.deltas, [turn.num_prompt], 1, turn.num_image_tokens)
         self._hides_thinking = hides_thinking
         self._id = f"msg_{random_hex(24)}"
 

@@ -64,7 +64,7 @@ async def infer_embeddings(request: Request, name: str) -> Response:
     call = await Call.begin_with_form(request, EmbeddingBody, ("image",), MAX_TOKEN_IDS)
     body = call.body
     body.check()
-    found, _, charge = await embed_texts(
+    found, _, usage = await embed_texts(
         call,
         name,
         checked_inputs(body.inputs, "inputs"),
@@ -75,11 +75,10 @@ async def infer_embeddings(request: Request, name: str) -> Response:
         param="inputs",
     )
     rows = await pieces(found.rows, as_floats, lambda _, row: row, call.threads.vectors)
-    charge.add(prompt_tokens=found.num_tokens)
     answer = NativeEmbeddings(
         input_tokens=found.num_tokens,
         request_id=timer.request_id,
-        inference_status=timer.status(charge.cost, found.num_tokens),
+        inference_status=timer.status(usage.estimated_cost, found.num_tokens),
     )
     return call.pieces(fill_arrays(answer, {"embeddings": rows}))
 
@@ -95,7 +94,9 @@ async def infer_ranking(request: Request, name: str) -> Response:
     texts = checked_documents(query, body.documents)
     model = await call.models.rerank(name, ROUTE)
     charge = call.charge(model)
-    found = await model.score(query, texts, truncate=body.truncate, client=call.caller)
+    found = await model.score(
+        query, texts, truncate=body.truncate, client=call.caller, left=charge.add_left
+    )
     call.add_headers(truncated_header(found.truncated))
     charge.add(prompt_tokens=found.num_tokens)
     status = timer.status(charge.cost, found.num_tokens)

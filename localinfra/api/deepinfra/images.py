@@ -188,7 +188,7 @@ async def make_images(
         file = await image_file(executor, model, wanted, event)
         return b'"data:image/png;base64,%b"' % await executor.run(encode_base64, file)
 
-    urls = await collect_images(model.events(wanted), charge, data_url)
+    urls = await collect_images(model.events(wanted, charge.add_left_over), charge, data_url)
     status = timer.status(charge.cost, min(tokens.t5, tokens.t5_limit))
     return Made(urls, wanted.seeds, timer.request_id, status)
 

@@ -161,7 +161,7 @@ async def begin_text(call: Call[TextBody], name: str, timer: Timer) -> Response:
         )
     )
     num_image_tokens = sum(placed.picture.num_tokens for placed in pictures)
-    meter = UsageMeter(charge, [len(prompt)], body.num_responses, num_image_tokens)
+    meter = UsageMeter(charge, deltas, [len(prompt)], body.num_responses, num_image_tokens)
     if body.stream:
         return call.stream(token_events(model, len(prompt), deltas, meter), deltas)
     texts = await whole_texts(deltas, meter)

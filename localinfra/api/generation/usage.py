@@ -4,15 +4,22 @@ The only place that counts: every route reports its usage to a `Charge`.
 """
 
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from localinfra.api.http.state import UsedSoFar
 from localinfra.costs import Ledger, Used
+from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
 from localinfra.metrics import Metrics
 from localinfra.models.entries import Price
+
+if TYPE_CHECKING:
+    from localinfra.engine.sequence import Computed  # brings numpy
+    from localinfra.image.worker import LeftOver
 
 BYTES_PER_TOKEN = 4  # of English in JSON, roughly
 DATA_PER_TOKEN = 400  # of pictures in base64, very roughly: a photograph of 1 MB has some thousands
@@ -59,8 +66,9 @@ class InputUsage(msgspec.Struct, frozen=True):
 class Charge:
     """The usage of one request so far.
 
-    Usage is added to metrics and ledger at once, by key and model: a client that leaves is charged
-    for what was done until then, a refused one for nothing. Event loop only.
+    Usage is added to metrics and ledger at once, by key and model. A client that leaves is charged
+    for what was computed until then, whether it was sent or not; a refused one, or one whose
+    request failed here, for nothing more. Event loop only.
     """
 
     def __init__(
@@ -91,6 +99,23 @@ class Charge:
         """The cost so far in USD."""
         return dollars(self._usd)
 
+    def add_left(self, prompt_tokens: int, generated_tokens: int = 0) -> None:
+        """Charges what was computed for a client that has left."""
+        self._has_generated = True  # nobody waited for the first token
+        if prompt_tokens or generated_tokens:
+            self.add(prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
+            self._ledger.save_soon()
+
+    def complete(self) -> None:
+        """Nothing more will be used."""
+        self._ledger.save_soon()
+
+    def add_left_over(self, left: "LeftOver") -> None:
+        """The same of images."""
+        if left.num_images or left.parts:
+            self.add(images=left.num_images, parts=left.parts)
+            self._ledger.save_soon()
+
     def add_input(self, num_tokens: int) -> InputUsage:
         """Charges a request that generates nothing. Call it once, with the result."""
         self.add(prompt_tokens=num_tokens)
@@ -103,14 +128,16 @@ class Charge:
         cached_tokens: int = 0,
         generated_tokens: int = 0,
         images: int = 0,
+        parts: float = 0.0,
     ) -> None:
+        """`parts`: the share of images that are painted in part, which only costs."""
         used = Used(
             requests=1 if self._is_first else 0,
             prompt_tokens=prompt_tokens,
             cached_tokens=cached_tokens,
             generated_tokens=generated_tokens,
             images=images,
-            usd=self.price.of(prompt_tokens, generated_tokens, images),
+            usd=self.price.of(prompt_tokens, generated_tokens, images + parts),
         )
         self._is_first = False
         self._usd += used.usd
@@ -126,6 +153,7 @@ class Charge:
             metrics.prompt_tokens.add(prompt_tokens, model)
             metrics.cached_tokens.add(cached_tokens, model)
             metrics.images.add(images, model)
+            self._ledger.save_soon()
         if generated_tokens and not self._has_generated:
             self._has_generated = True
             progress.first_token_s = time.perf_counter() - self._started_s
@@ -138,11 +166,13 @@ def dollars(amount: float) -> float:
 
 
 class UsageMeter:
-    """Counts and charges deltas as they arrive. A prompt counts once for all its choices."""
+    """Counts and charges deltas as they arrive, and if they are closed before their end, what else
+    was computed. A prompt counts once for all its choices."""
 
     def __init__(
         self,
         charge: Charge,
+        deltas: Deltas,
         prompt_lengths: list[int],
         num_choices: int,
         num_image_tokens: int = 0,
@@ -157,6 +187,7 @@ class UsageMeter:
         self._cached: dict[int, int] = {}
         self._begun: set[int] = set()  # prompts already charged
         self._num_unfinished = num_choices * len(prompt_lengths)
+        deltas.when_left(self.add_left)
 
     def add(self, delta: OutputDelta) -> None:
         prompt, choice = divmod(delta.choice, self._num_choices)
@@ -172,6 +203,23 @@ class UsageMeter:
         self._generated[delta.choice] = delta.num_generated
         if says_cached:
             self._cached[prompt] = delta.num_cached
+        if self.is_complete:
+            self._charge.complete()
+
+    def add_left(self, computed: "Mapping[int, Computed]") -> None:
+        """The client has left, and these are the choices that had not ended. Of a prompt that was
+        not read to its end, what the cache had is free."""
+        num_read: dict[int, int] = {}
+        num_generated = 0
+        for choice, one in computed.items():
+            prompt = choice // self._num_choices
+            if prompt not in self._begun:
+                read = self._prompt_lengths[prompt] if one.num_generated else one.num_read
+                num_read[prompt] = max(read, num_read.get(prompt, 0))
+            num_generated += max(0, one.num_generated - self._generated.get(choice, 0))
+            self._generated[choice] = max(one.num_generated, self._generated.get(choice, 0))
+        self._begun |= num_read.keys()
+        self._charge.add_left(sum(num_read.values()), num_generated)
 
     @property
     def is_complete(self) -> bool:

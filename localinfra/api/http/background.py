@@ -69,6 +69,7 @@ class BackgroundAnswer:
         self._scope = RequestState.detached(scope)
         app = around(functools.partial(self._answer, respond))
         self._task = asyncio.create_task(self._run(app, self._scope))
+        RequestState.of(scope).background = self._task, RequestState.of(self._scope)
 
     async def begun(self) -> None:
         """Returns once there is a stream. Raises the error for which there is none."""
@@ -152,7 +153,6 @@ class BackgroundAnswers:
         background = BackgroundAnswer(id, key[0], self._count, self._keep)
         self._running[key] = background
         self._held.add(background.caller, OWN_BYTES)
-        RequestState.of(scope).goes_on = True
         background.start(scope, respond, self._around)
         return background
 

@@ -40,10 +40,17 @@ class Limiting:
         try:
             await self.app(scope, receive, reply)
         finally:
-            used = state.progress
-            state.permit.leave(used.prompt_tokens + used.generated_tokens)
             if state.body is not None:
                 state.body.release()
+            if state.settled is None or state.settled.done():
+                leave(state)
+            else:
+                state.settled.add_done_callback(lambda _: leave(state))
+
+
+def leave(state: RequestState) -> None:
+    used = state.progress
+    state.permit.leave(used.prompt_tokens + used.generated_tokens)
 
 
 def openai_headers(limits: Iterable[LimitState]) -> Iterator[tuple[str, str]]:

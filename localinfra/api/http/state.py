@@ -3,6 +3,7 @@
 Only this file knows where starlette keeps them.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -103,10 +104,18 @@ class RequestState(msgspec.Struct, eq=False):
     progress: UsedSoFar = msgspec.field(default_factory=UsedSoFar)
     is_encoding: bool = False  # its pictures and sounds are being encoded
     is_cancelled: bool = False  # by DELETE /v1/requests/{id}
-    goes_on: bool = False  # its work is done in the background, where it counts as the request
+    # Its work is done in the background, where it counts as the request: by this task, with a state
+    # of its own.
+    background: "tuple[asyncio.Task[None], RequestState] | None" = None
     target_host: str | None = None  # the host in an absolute request URL
     headers: Mapping[str, str] = {}  # that any response gets
+    # Done once all that it has used is counted, even if that outlasts the request.
+    settled: "asyncio.Future[None] | None" = None
     streamed: str = ""  # the media type of the stream that has begun
+
+    @property
+    def goes_on(self) -> bool:
+        return self.background is not None
 
     @property
     def models(self) -> Leases:

@@ -121,7 +121,7 @@ async def create_ollama_chat(request: Request) -> Response:
     turn = await begin_turn(model, wanted, call.caller)
     call.report_ignored([*tools.left_out, *unread_parts(messages)], tools.unknown)
     call.report_ignored([*body.unmet(model), *turn.left_out])
-    meter = UsageMeter(charge, [turn.num_prompt], 1, turn.num_image_tokens)
+    meter = UsageMeter(charge, turn.deltas, [turn.num_prompt], 1, turn.num_image_tokens)
     reply = OllamaChatAnswer(model, turn.deltas, meter, watch)
     if body.stream:
         return call.lines(reply.lines(), turn.deltas, reply.heartbeat)

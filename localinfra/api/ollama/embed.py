@@ -56,7 +56,7 @@ async def create_ollama_embeddings(request: Request) -> Response:
     rows: list[bytes] = []
     num_tokens = 0
     if texts:
-        found, _, charge = await embed_texts(
+        found, _, usage = await embed_texts(
             call,
             model.name,
             texts,
@@ -64,7 +64,7 @@ async def create_ollama_embeddings(request: Request) -> Response:
             truncate=body.truncate,
             dimensions=body.dimensions or None,
         )
-        num_tokens = charge.add_input(found.num_tokens).prompt_tokens
+        num_tokens = usage.prompt_tokens
         rows = await rows_of(call, found)
     times = watch.durations()
     answer = OllamaEmbeddings(
@@ -84,7 +84,7 @@ async def create_old_ollama_embedding(request: Request) -> Response:
     model = await embedding_model(call, OLD_ROUTE)
     rows: list[bytes] = []
     if call.body.prompt:
-        found, _, charge = await embed_texts(
+        found, _, _ = await embed_texts(
             call,
             model.name,
             [call.body.prompt],
@@ -94,7 +94,6 @@ async def create_old_ollama_embedding(request: Request) -> Response:
             normalize=False,
             param="prompt",
         )
-        charge.add_input(found.num_tokens)
         rows = [row.removeprefix(b"[").removesuffix(b"]") for row in await rows_of(call, found)]
     return call.pieces(fill_arrays(OldEmbedding(), {"embedding": rows}))
 

@@ -155,7 +155,7 @@ async def message_answer(
     )
     turn = await begin_turn(model, wanted, call.caller, body.context)
     call.report_ignored(turn.left_out)
-    meter = UsageMeter(charge, [turn.num_prompt], 1, turn.num_image_tokens)
+    meter = UsageMeter(charge, turn.deltas, [turn.num_prompt], 1, turn.num_image_tokens)
     return OllamaTextAnswer(model, turn.deltas, meter, watch, turn.prompt)
 
 
@@ -176,4 +176,4 @@ async def plain_answer(
             client=call.caller,
         )
     )
-    return OllamaPlainAnswer(model, deltas, UsageMeter(charge, [len(ids)], 1), watch)
+    return OllamaPlainAnswer(model, deltas, UsageMeter(charge, deltas, [len(ids)], 1), watch)

@@ -338,7 +338,7 @@ class ChatAnswer:
         self._body = body
         self._use = use
         self._turn = turn
-        self._meter = UsageMeter(charge, [turn.num_prompt], body.n, *turn.num_media_tokens)
+        self._meter = UsageMeter(charge, turn.deltas, [turn.num_prompt], body.n, *turn.num_media)
         kind = ChatCompletionChunk if body.stream else ChatCompletion
         self._writer = CompletionWriter(kind, "chatcmpl", model.name, body, self._meter)
 

@@ -175,7 +175,7 @@ async def answer_completion(call: Call[CompletionRequest], name: str) -> Respons
             client=call.caller,
         )
     )
-    result = CompletionAnswer(model, body, prompts, echoes, charge)
+    result = CompletionAnswer(model, body, prompts, echoes, charge, deltas)
     if body.stream:
         return call.stream(result.chunks(deltas), deltas)
     return call.pieces(await result.whole(deltas))
@@ -211,13 +211,14 @@ class CompletionAnswer:
         prompts: list[list[int]],
         echoes: list[str],
         charge: Charge,
+        deltas: Deltas,
     ):
         """`echoes`: the prompts' texts, or empty if not asked for."""
         self._model = model
         self._body = body
         self._prompt_ids = prompts
         lengths = [len(prompt) for prompt in prompts]
-        self._meter = UsageMeter(charge, lengths, body.num_candidates)
+        self._meter = UsageMeter(charge, deltas, lengths, body.num_candidates)
         self._writer = CompletionWriter(TextCompletion, "cmpl", model.name, body, self._meter)
         self._echoes = echoes or [""] * len(prompts)
         self._prompt_scores: dict[int, LogprobColumns] = {}

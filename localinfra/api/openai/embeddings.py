@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from localinfra.api.call import Call
 from localinfra.api.generation.token_ids import are_ids
-from localinfra.api.generation.usage import Charge, InputUsage
+from localinfra.api.generation.usage import InputUsage
 from localinfra.api.http.pieces import fill_arrays
 from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
@@ -110,7 +110,7 @@ async def create_engine_embeddings(request: Request) -> Response:
 async def answer_embeddings(call: Call[EmbeddingsRequest], name: str) -> Response:
     body, inputs = call.body, call.body.inputs()
     call.log_user(body.user)
-    found, model_name, charge = await embed_texts(
+    found, model_name, usage = await embed_texts(
         call,
         name,
         inputs,
@@ -121,7 +121,7 @@ async def answer_embeddings(call: Call[EmbeddingsRequest], name: str) -> Respons
     )
     form = as_base64 if body.encoding_format == "base64" else as_floats
     rows = await pieces(found.rows, form, frame, call.threads.vectors)
-    answer = EmbeddingsList(model=model_name, usage=charge.add_input(found.num_tokens))
+    answer = EmbeddingsList(model=model_name, usage=usage)
     return call.pieces(fill_arrays(answer, {"data": rows}))
 
 
@@ -136,9 +136,9 @@ async def embed_texts(
     dimensions: int | None,
     normalize: bool = True,
     param: str = "input",
-) -> tuple["Embeddings", str, Charge]:
-    """The vectors, the model's name, and the charge to which the caller adds the tokens. `param`:
-    the field of the texts, for errors."""
+) -> tuple["Embeddings", str, InputUsage]:
+    """The vectors, the model's name, and the usage, which is charged: also of a client that leaves
+    while they are computed or written. `param`: the field of the texts, for errors."""
     model = await call.models.embedding(name, ROUTE)
     charge = call.charge(model)
     found = await model.embed(
@@ -149,9 +149,11 @@ async def embed_texts(
         normalize=normalize,
         param=param,
         client=call.caller,
+        left=charge.add_left,
     )
+    usage = charge.add_input(found.num_tokens)
     call.add_headers(truncated_header(found.truncated))
-    return found, model.name, charge
+    return found, model.name, usage
 
 
 def frame(index: int, row: bytes) -> bytes:

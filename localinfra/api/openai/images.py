@@ -302,7 +302,7 @@ class ImageAnswer:
         self._files, self._caller = call.store(ImageFiles), call.caller
         self._base_url = str(call.request.base_url).rstrip("/")
         self._created = int(time.time())
-        self.painting = model.events(wanted)
+        self.painting = model.events(wanted, self._charge.add_left_over)
 
     async def whole(self) -> list[bytes]:
         """The whole response, in pieces."""

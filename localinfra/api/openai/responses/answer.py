@@ -78,16 +78,17 @@ async def begin_answer(
     call.log_user(body.user)
     model = await call.models.text(body.model, ROUTE)
     charge = call.charge(model)
+    # Before the turn: nothing may be waited for between its begin and its answer, which closes it.
+    response = msgspec.structs.replace(
+        queued or response_to(asked, model.name), status="in_progress"
+    )
+    json = await response_json(response)
     with naming_input():
         messages, shown = await with_pictures(call, model, asked.messages)
         wanted = msgspec.structs.replace(asked.turn(), messages=messages, shown=shown)
         turn = await begin_turn(model, wanted, call.caller)
     left_out = [*asked.left_out, *model.prompts.unread(body.kwarg_paths), *turn.left_out]
     call.report_ignored(left_out, asked.unknown)
-    response = msgspec.structs.replace(
-        queued or response_to(asked, model.name), status="in_progress"
-    )
-    json = await response_json(response)
     return ResponseAnswer(call, asked, response, json, model, turn, charge, numbered or Numbered())
 
 
@@ -181,7 +182,7 @@ class ResponseAnswer:
         self.turn = turn
         self._response = response
         self._json = json  # the same
-        self._meter = UsageMeter(charge, [turn.num_prompt], 1, turn.num_image_tokens)
+        self._meter = UsageMeter(charge, turn.deltas, [turn.num_prompt], 1, turn.num_image_tokens)
         names, carries = asked.offered.names, CARRIED in asked.body.include
         self._writer = (
             CompactionWriter() if asked.compacts else OutputWriter(names, carries=carries)
