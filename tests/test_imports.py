@@ -21,7 +21,8 @@ LAYERS: dict[str, list[set[str]]] = {
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
         | {"nvidia_libraries", "outlet", "shares", "wheels"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
-        | {"certificate", "interpreter", "llama_builds", "picture_parts", "pictures"},
+        | {"certificate", "interpreter", "llama_builds", "picture_parts", "pictures"}
+        | {"torch_loads"},
         {"deaths", "devices", "journal", "sounds", "wills"},
         {"supervisor"},
         {"config", "chat", "keys", "engine", "costs", "conversations", "llama_usable"},
