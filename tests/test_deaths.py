@@ -7,13 +7,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from localinfra import supervisor as supervisor_module
 from localinfra.deaths import MOST_FILES, Death, Deaths, Safety, history
 from localinfra.journal import CrashJournal, StepKind, Trouble
-from localinfra.models.entries import TextModelEntry
-from localinfra.models.sources import PathSource
+from localinfra.models.entries import (
+    EmbeddingModelEntry,
+    EncoderEntry,
+    ModelEntry,
+    RerankModelEntry,
+    TextModelEntry,
+)
+from localinfra.models.sources import ModelSource, PathSource
 from localinfra.supervisor import FAILED, RESTART, WRONG_SETTINGS, Orders, Supervisor
 
 A, B, C = (letter * 32 for letter in "abc")
@@ -58,11 +65,64 @@ def test_only_the_newest_files_are_kept(tmp_path: Path) -> None:
     assert not deaths.has_any
 
 
-def test_a_safer_model_leaves_out_what_may_fail_on_this_machine() -> None:
-    entry = TextModelEntry(source=PathSource(Path("a.gguf")), mtp=True, kv_type="q8_0")
-    assert (entry.safer.gpu_layers, entry.safer.flash_attention) == (0, False)
-    assert not entry.safer.mtp and entry.safer.kv_type == "f16"
-    assert entry.safer.context_length == entry.context_length
+RISKY = TextModelEntry(
+    source=PathSource(Path("a.gguf")),
+    gpu_layers=12,
+    rpc_servers=("peer:50052",),
+    flash_attention=True,
+    kv_type="q8_0",
+    device_sampling=True,
+    prompt_lookup=True,
+    draft=ModelSource("small", PathSource(Path("small.gguf"))),
+    mmproj=PathSource(Path("mmproj.gguf")),
+    optimize="lossless",
+)
+SAFER = {
+    "gpu_layers": 0,
+    "rpc_servers": (),
+    "flash_attention": False,
+    "kv_type": "f16",
+    "device_sampling": False,
+    "prompt_lookup": False,
+    "draft": None,
+    "vision": False,
+    "optimize": "off",
+}
+
+
+def changes(entry: ModelEntry) -> dict[str, object]:
+    """The settings that the safer entry has otherwise."""
+    before, after = msgspec.structs.asdict(entry), msgspec.structs.asdict(entry.safer)
+    return {name: value for name, value in after.items() if before[name] != value}
+
+
+def test_a_safer_model_leaves_out_what_may_fail_on_this_machine_and_nothing_else() -> None:
+    assert changes(RISKY) == SAFER
+    with_mtp = msgspec.structs.replace(RISKY, draft=None, mtp=True)  # never both
+    of_both = {name: value for name, value in SAFER.items() if name != "draft"}
+    assert changes(with_mtp) == {**of_both, "mtp": False}
+
+
+def test_a_safer_model_loads_neither_draft_nor_projector(tmp_path: Path) -> None:
+    """Not the projector that its settings name, and not the one beside its file."""
+    model, mmproj = PathSource(tmp_path / "a.gguf"), PathSource(tmp_path / "mmproj-a.gguf")
+    small = PathSource(tmp_path / "small" / "b.gguf")
+    small.path.parent.mkdir()
+    for source in (model, mmproj, small):
+        source.path.write_bytes(b"")
+    draft = ModelSource("small", small)
+    for named in (mmproj, None):
+        entry = TextModelEntry(source=model, draft=draft, mmproj=named)
+        assert set(entry.other_files) == {mmproj.path, small.path}
+        assert entry.projector == mmproj.path
+        assert entry.safer.other_files == () and entry.safer.projector is None
+        assert entry.safer.other_sources == ()
+
+
+@pytest.mark.parametrize("kind", [EmbeddingModelEntry, RerankModelEntry])
+def test_a_safer_encoder_runs_on_the_cpu_by_pytorch(kind: type[EncoderEntry]) -> None:
+    entry = kind(source=PathSource(Path("a")), device="cuda", backend="onnx")
+    assert changes(entry) == {"device": "cpu", "backend": "torch"}
 
 
 @pytest.fixture

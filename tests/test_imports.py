@@ -22,7 +22,8 @@ LAYERS: dict[str, list[set[str]]] = {
         | {"nvidia_libraries", "outlet", "wheels"},
         {"shares"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
-        | {"certificate", "interpreter", "llama_builds", "picture_parts", "pictures"},
+        | {"certificate", "interpreter", "llama_builds", "picture_parts", "pictures"}
+        | {"torch_loads"},
         {"deaths", "devices", "journal", "sounds", "wills"},
         {"supervisor"},
         {"config", "chat", "keys", "engine", "costs", "llama_usable"},

@@ -1,4 +1,5 @@
-"""Short versions of `scripts/storm` and `scripts/soak`, over the echo model in this process.
+"""Short versions of `scripts/storm` and `scripts/soak`, over the echo model in this process; the
+soak with models of each kind is in `weights/test_soak.py`.
 
 Whoever leaves, in whichever way and state, leaves nothing behind; and nothing grows with each
 request."""

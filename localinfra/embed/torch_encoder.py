@@ -15,6 +15,7 @@ import numpy as np
 from localinfra.embed.encoder import Description, Kind, Rows, Tokens, arrays_of
 from localinfra.embed.tokenizer import FastTokenizer
 from localinfra.errors import ModelUnavailable
+from localinfra.torch_loads import one_at_a_time
 
 CPU_BATCH_TOKENS = 1024  # larger batches exceed a core's caches
 GPU_BATCH_TOKENS = 16_384
@@ -142,7 +143,8 @@ def load_network(folder: Path, kind: str, options: dict[str, Any]) -> Any:
         else sentence_transformers.CrossEncoder
     )
     try:
-        network = loader(str(folder), **options)
+        with one_at_a_time:
+            network = loader(str(folder), **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelUnavailable(f"{folder} can't be loaded: {str(error)[:500]}", "model") from None
     network.eval()

@@ -22,6 +22,7 @@ from localinfra.image.request import Event, ImageRequest, ImageStep, Preview
 from localinfra.machine import available_memory
 from localinfra.models.entries import ImageModelEntry
 from localinfra.shares import Kept
+from localinfra.torch_loads import one_at_a_time
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ class FluxPainter:
         self._torch = torch
         free = free_memory(torch, available_memory())
         self.placement = decide(entry, transformer, part_elements(folder), free)
-        self._pipe = self._load(diffusers, folder, transformer)
+        with one_at_a_time:
+            self._pipe = self._load(diffusers, folder, transformer)
         self._place()
         modules = [part for part in self._pipe.components.values() if hasattr(part, "parameters")]
         tensors = [tensor for module in modules for tensor in module.parameters()]

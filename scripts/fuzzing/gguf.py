@@ -208,11 +208,13 @@ def overlap(one: tuple[int, int, bytes], other: tuple[int, int, bytes]) -> bool:
 
 
 class Copies:
-    """Files with a mutant in them, in a folder in memory."""
+    """Files with a mutant in them, in a folder in memory or, without weights, on any disk: zeros in
+    their place take none."""
 
-    def __init__(self, real: RealFile, folder: Path):
+    def __init__(self, real: RealFile, folder: Path, *, has_weights: bool = True):
         self._real, self._path, self._other = real, folder / "real.gguf", folder / "other.gguf"
-        shutil.copy(real.path, self._path)
+        self._has_weights = has_weights
+        self._write(self._path, real.header, None)
 
     @contextlib.contextmanager
     def having(self, mutant: Mutant) -> Iterator[Path]:
@@ -231,19 +233,22 @@ class Copies:
                     os.pwrite(file.fileno(), before, at)
 
     def _write_anew(self, mutant: Mutant) -> None:
-        """The weights begin at the next multiple of 32 after the header, as they must."""
-        if mutant.size is not None:
-            shutil.copy(self._path, self._other)
-            os.truncate(self._other, mutant.size)
-            return
         header = self._real.header
         for at, size, new in reversed(mutant.patches):
             if at < len(header):
                 header = header[:at] + new + header[at + size :]
-        with self._path.open("rb") as source, self._other.open("wb") as target:
-            target.write(header + bytes(-len(header) % 32))
-            source.seek(-(-len(self._real.header) // 32) * 32)
-            shutil.copyfileobj(source, target, 1 << 20)
+        self._write(self._other, header, mutant.size)
+
+    def _write(self, path: Path, header: bytes, size: int | None) -> None:
+        """The weights begin at the next multiple of 32 after the header, as they must."""
+        begin = -(-len(self._real.header) // 32) * 32
+        header += bytes(-len(header) % 32)
+        with self._real.path.open("rb") as source, path.open("wb") as target:
+            target.write(header)
+            if self._has_weights:
+                source.seek(begin)
+                shutil.copyfileobj(source, target, 1 << 20)
+            target.truncate(len(header) + self._real.size - begin if size is None else size)
 
 
 class Child:
@@ -253,14 +258,14 @@ class Child:
         self._log, self._arguments = log, arguments
         self._process: subprocess.Popen[str] | None = None
 
-    def load(self, path: Path) -> str:
-        """What it said, or how it ended."""
+    def load(self, path: Path, how: str) -> str:
+        """What it said, or how it ended. `how`: "wholly" or "briefly"."""
         if self._process is None:
             self._process = self._started()
         process = self._process
         assert process.stdin and process.stdout
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(f"{path}\n")
+            process.stdin.write(f"{how} {path}\n")
             process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], ANSWER_S)
         answer = process.stdout.readline().strip() if ready else ""
@@ -272,7 +277,9 @@ class Child:
         return f"died ({process.returncode})" if ready else "hangs"
 
     def _started(self) -> "subprocess.Popen[str]":
-        environment = os.environ | {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": str(ROOT)}
+        cache = str(self._log.with_name("cache"))  # not this user's
+        environment = os.environ | {"LOCALINFRA_CACHE": cache, "PYTHONPATH": str(ROOT)}
+        environment["GGML_NO_BACKTRACE"] = "1"
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 [PYTHON, CHILD, *self._arguments], env=environment, stdin=subprocess.PIPE,
@@ -287,15 +294,19 @@ class Child:
 
 
 def outcomes(
-    real: RealFile, seed: int, numbers: Iterator[int], folder: Path
+    real: RealFile, seed: int, numbers: Iterator[int], folder: Path, *, wholly_every: int = 1
 ) -> Iterator[tuple[int, str, Mutant]]:
+    """`wholly_every`: all but each such mutant are loaded and asked briefly, and none has weights
+    but zeros, if it is not 1."""
     arguments = [] if "template" in real.by_kind else [TEMPLATE]
-    copies, child = Copies(real, folder), Child(folder / "log", arguments)
+    copies = Copies(real, folder, has_weights=wholly_every == 1)
+    child = Child(folder / "log", arguments)
     try:
         for number in numbers:
             mutant = real.mutant(seed, number)
+            how = "briefly" if number % wholly_every else "wholly"
             with copies.having(mutant) as path:
-                yield number, child.load(path), mutant
+                yield number, child.load(path, how), mutant
     finally:
         child.close()
 

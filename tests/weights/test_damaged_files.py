@@ -1,6 +1,14 @@
-"""Real GGUF files with damage, loaded and asked as the server would, in a process of their own."""
+"""Real GGUF files with damage, loaded and asked as the server would, in a process of their own.
+
+A few with their weights. Thousands with zeros in their place, as a hole of the file, since what is
+damaged is the header: all of it is there, and checked. llama.cpp loads what passes, and reads a
+prompt and answers three tokens; each fiftieth also answers chats, one of them in JSON. All that
+with weights, for thousands of files, is `scripts/fuzz --gguf`; it makes the same mutants.
+"""
 
 import sys
+from collections import Counter
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -41,14 +49,39 @@ def test_damage_of_another_size_leaves_the_weights_where_they_belong(
     begin = -(-len(real.header) // 32) * 32
     assert found.endswith(whole[begin:]) and (len(found) - len(whole)) % 32 == 0
     assert found[template.at : template.at + 8] == b"\0" * 8
+    with Copies(real, tmp_path, has_weights=False).having(mutant) as path:
+        assert path.read_bytes() == found[: len(found) - len(whole) + begin].ljust(
+            len(found), b"\0"
+        )
 
 
-def check(real: RealFile, folder: Path, count: int) -> None:
-    ends = {number: end for number, end, _ in outcomes(real, 1, iter(range(count)), folder)}
-    assert {at: end for at, end in ends.items() if not end.startswith(KINDLY)} == {}
+def test_a_file_without_weights_is_as_long_and_takes_the_disk_of_its_header(
+    real: RealFile, tmp_path: Path
+) -> None:
+    copies = Copies(real, tmp_path, has_weights=False)
+    for mutant in (Mutant("", ((0, 4, b"GGUF"),)), Mutant("", (), real.size // 2)):
+        with copies.having(mutant) as path:
+            status = path.stat()
+            assert path.read_bytes().startswith(real.header)
+            assert status.st_size == (mutant.size or real.size)
+            assert status.st_blocks * 512 < 2 * len(real.header)
 
 
 KINDLY = ("loaded", "refused", "failed")
+
+
+def check(real: RealFile, folder: Path, number: int) -> None:
+    ends = {at: end for at, end, _ in outcomes(real, 1, iter(range(number)), folder)}
+    assert {at: end for at, end in ends.items() if not end.startswith(KINDLY)} == {}
+
+
+def check_headers(real: RealFile, folder: Path, number: int) -> None:
+    of_headers = (at for at in count() if real.mutant(1, at).name != "weights")
+    found = outcomes(real, 1, islice(of_headers, number), folder, wholly_every=50)
+    ends = {at: end for at, end, _ in found}
+    assert {at: end for at, end in ends.items() if end not in KINDLY} == {}
+    counts = Counter(ends.values())
+    assert counts["loaded"] > number / 10 and counts["refused"] > number / 2, counts
 
 
 def test_a_damaged_file_is_refused_or_harmless(real: RealFile, tmp_path: Path) -> None:
@@ -63,3 +96,19 @@ def test_damaged_files_are_refused_or_harmless(real: RealFile, tmp_path: Path) -
 @pytest.mark.slow
 def test_damaged_files_with_another_tokenizer_are_too(gemma_file: Path, tmp_path: Path) -> None:
     check(RealFile(gemma_file), tmp_path, 15)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_thousands_of_damaged_headers_are_refused_or_harmless(
+    real: RealFile, tmp_path: Path
+) -> None:
+    check_headers(real, tmp_path, 5000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_hundreds_with_a_vocabulary_five_times_as_large_are_too(
+    gemma_file: Path, tmp_path: Path
+) -> None:
+    check_headers(RealFile(gemma_file), tmp_path, 600)
