@@ -339,15 +339,18 @@ async def in_daemon_thread(function: Callable[..., T], *arguments: Any, name: st
     can't be stopped. Turns panics of Rust libraries into RuntimeError."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
-    place = weakref.ref(future)  # whose error has the frames below
+    # The thread keeps whoever awaits it, and nobody else may. Not beyond the end: an error has the
+    # frames below, and would hold itself.
+    waiting = [future]
 
     def settle(outcome: Callable[[asyncio.Future[T], Any], None], value: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(reach, outcome, value)
 
     def reach(outcome: Callable[[asyncio.Future[T], Any], None], value: object) -> None:
-        if (waiting := place()) is not None and not waiting.done():
-            outcome(waiting, value)
+        reached = waiting.pop()
+        if not reached.done():
+            outcome(reached, value)
 
     def work() -> None:
         try:

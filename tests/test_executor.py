@@ -270,6 +270,23 @@ def test_a_thread_keeps_its_place_when_its_caller_has_left() -> None:
     run(test())
 
 
+def test_a_thread_gives_its_place_back_though_nobody_else_knows_its_work() -> None:
+    """Which garbage collection must not take for garbage."""
+
+    async def test() -> None:
+        threads, gate = DaemonThreads("tests", 1, 1), threading.Event()
+        caller = asyncio.create_task(threads.run(gate.wait))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait((caller,))
+        del caller
+        gc.collect()
+        gate.set()
+        assert await threads.run(lambda: "free again") == "free again"
+
+    run(test())
+
+
 def test_a_panic_of_a_library_is_an_ordinary_error() -> None:
     """Which handlers of errors see."""
 

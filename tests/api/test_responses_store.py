@@ -31,6 +31,7 @@ from localinfra.api.openai.responses.store import (
     previous_response,
     referenced_item,
 )
+from localinfra.chat.encoding import JsonPart, all_parts
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import BodyTooLarge, NotFound
 from localinfra.leases import Leases
@@ -279,11 +280,11 @@ def test_input_items_are_encoded_once_and_in_a_thread(
 ) -> None:
     written: list[tuple[str, bytes]] = []
 
-    def spy(item: AnyItem) -> bytes:
+    def spy(item: AnyItem) -> list[JsonPart]:
         written.append((threading.current_thread().name, encode(item)))
-        return encode(item)
+        return all_parts(item)
 
-    monkeypatch.setattr("localinfra.api.openai.responses.retrieving.encode", spy)
+    monkeypatch.setattr("localinfra.api.openai.responses.retrieving.all_parts", spy)
     first, second = (server.ask(f"/resp_1/input_items?order={order}") for order in ("asc", "desc"))
     assert ids(first) == ids(second)[::-1] and len(written) == 5
     assert all(thread != threading.main_thread().name for thread, _ in written)
