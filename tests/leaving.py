@@ -57,9 +57,12 @@ class Account(Ledger):
         self.used[key].add(used)
 
 
-def limited(folder: Path, *keys: str) -> Holders:
-    """Keys that get nothing of their limit back."""
-    found = Holders(key_file(folder, {key: {"tpm": TPM} for key in keys}), clock=lambda: 0.0)
+def limited(folder: Path, *keys: str, single: tuple[str, ...] = ()) -> Holders:
+    """Keys that get nothing of their limit back. `single`: with one request at a time."""
+    limits = {key: {"tpm": TPM} for key in keys} | {
+        key: {"tpm": TPM, "concurrent": 1} for key in single
+    }
+    found = Holders(key_file(folder, limits), clock=lambda: 0.0)
     found.read()
     return found
 

@@ -33,6 +33,7 @@ class KeyMeter:
         self._requests: MinuteBucket | None = None
         self._tokens: MinuteBucket | None = None
         self.num_running = 0
+        self.num_left = 0  # of these, whose clients have left: what they used is not counted yet
         self.apply(limits)
 
     def apply(self, limits: KeyLimits) -> None:
@@ -50,9 +51,10 @@ class KeyMeter:
         """Begins a request that is likely to use so many tokens. Returns how many are reserved.
         Raises RateLimited, and then nothing is used."""
         now_s, most = self._clock(), self.limits.concurrent
-        if most is not None and self.num_running >= most:
+        num_awaited = self.num_running - self.num_left
+        if most is not None and num_awaited >= most:
             raise RateLimited(
-                f"{self.num_running} requests with this API key are running, as many as may at the "
+                f"{num_awaited} requests with this API key are running, as many as may at the "
                 "same time: wait until one has ended.",
                 "requests",
                 SOON_S,
@@ -114,6 +116,7 @@ class Permit:
         self.expected_tokens = 0
         self._meter = meter
         self._reserved: int | None = None  # None: not entered
+        self._is_left = False
 
     def again(self) -> "Permit":
         """One for another part of the request's work, such as that in the background."""
@@ -126,11 +129,19 @@ class Permit:
         if self._meter and self._reserved is None:
             self._reserved = self._meter.enter(self.expected_tokens)
 
+    def client_left(self) -> None:
+        """Another request may take this one's place, while the engine ends the step in which it
+        learns of that: whoever stops an answer asks something else at once."""
+        if self._meter and self._reserved is not None and not self._is_left:
+            self._is_left = True
+            self._meter.num_left += 1
+
     def leave(self, num_tokens: int) -> None:
         """The request has ended; `num_tokens` is what it really used."""
         if self._meter and self._reserved is not None:
             self._meter.leave(self._reserved, num_tokens)
-            self._reserved = None
+            self._meter.num_left -= self._is_left
+            self._reserved, self._is_left = None, False
 
     def states(self) -> list[LimitState]:
         return self._meter.states() if self._meter else []

@@ -133,6 +133,18 @@ def test_a_wide_character_makes_the_whole_text_wide(text: str, width: int, num_b
     assert weight.held_bytes == pytest.approx(width * len(body), rel=0.01)
 
 
+@pytest.mark.parametrize("said", ["🦙", "\\ud83e\\udd99", "—", 'a \\"llama\\"'])
+@pytest.mark.parametrize("piece_bytes", [1000, 70_001, 1 << 20])
+def test_a_picture_counts_once_whatever_is_said_beside_it(said: str, piece_bytes: int) -> None:
+    picture = "iVBORw0KGgo/" * 50_000
+    body = f'["{said}", "{picture}", "{said}", "{picture}", "{said}"]'.encode()
+    weight = Weight()
+    for at in range(0, len(body), piece_bytes):
+        weight.add(body[at : at + piece_bytes])
+    weight.finish()
+    assert len(body) - 100 < weight.held_bytes < len(body) + 1000
+
+
 @pytest.mark.parametrize("num_before", range(14))
 def test_a_code_that_is_cut_is_wide_too(num_before: int) -> None:
     """Wherever the pieces end in which a body is counted."""

@@ -177,6 +177,23 @@ def test_who_leaves_pays_for_what_was_computed(charge: Charge, account: Account)
     assert meter.usage().completion_tokens == 7
 
 
+def test_what_the_cache_had_of_a_prompt_that_was_read_counts_once_its_client_has_left(
+    charge: Charge, account: Account
+) -> None:
+    """Choice 0 is told of before it is left, 2 is not; 4 has not read its prompt."""
+    deltas = Leaving()
+    meter = UsageMeter(charge, deltas, [10, 20, 30], 2)
+    meter.add(OutputDelta(0, num_generated=2, num_cached=3))
+    meter.add(OutputDelta(3, num_generated=1, num_cached=19))
+    deltas.leave(
+        *(Computed(7, 3, 5), Computed(1, 9, 1)),
+        *(Computed(15, 5, 1), Computed(1, 19, 1)),
+        *(Computed(12, 4, 0), Computed(0, 0, 0)),
+    )
+    assert account.used.cached_tokens == 3 + 5
+    assert account.used.prompt_tokens == 10 + 20 + 12
+
+
 def test_who_leaves_before_anything_was_computed_pays_nothing(
     charge: Charge, account: Account, metrics: Metrics
 ) -> None:

@@ -95,6 +95,26 @@ def test_a_permit_counts_its_request_once_whatever_it_does(clock: Clock) -> None
     assert [state.remaining for state in permit.states()] == [9]
 
 
+def test_who_leaves_makes_room_for_the_next_before_its_tokens_are_counted(clock: Clock) -> None:
+    meter = KeyMeter(KeyLimits(tpm=1000, concurrent=1), clock)
+    first, second = Permit(meter), Permit(meter)
+    first.client_left()  # it never used a model
+    first.expected_tokens = second.expected_tokens = 100
+    first.enter()
+    for _ in range(2):
+        first.client_left()
+    second.enter()
+    assert [state.remaining for state in meter.states()] == [800]
+    with pytest.raises(RateLimited, match="1 requests"):
+        Permit(meter).enter()
+    first.leave(30)
+    with pytest.raises(RateLimited, match="1 requests"):
+        Permit(meter).enter()
+    second.leave(0)
+    assert meter.num_running == meter.num_left == 0
+    assert [state.remaining for state in meter.states()] == [970]
+
+
 def test_without_limits_everything_goes(clock: Clock) -> None:
     assert Meters(clock).of("label", KeyLimits()) is None
     permit = Permit()

@@ -36,7 +36,7 @@ def account() -> Account:
 
 @pytest.fixture(scope="module")
 def holders(tmp_path_factory: pytest.TempPathFactory) -> Holders:
-    return limited(tmp_path_factory.mktemp("keys"), "leaver", "stayer")
+    return limited(tmp_path_factory.mktemp("keys"), "leaver", "stayer", single=("single",))
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +166,23 @@ def test_what_the_cache_has_is_free_where_nothing_is_answered(client: Client) ->
         client.settled()
     assert not Stepping.num_sampled and client.paid.requests == 2
     assert client.paid.prompt_tokens == client.taken == Stepping.num_rows
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_may_ask_again_before_the_engine_has_ended_its_step(
+    stream: bool, server: LeftServer, account: Account, holders: Holders
+) -> None:
+    """Also with a key that has one request at a time."""
+    client = Client(server.port, account, holders, "single")
+    body = {"model": "slow", "max_tokens": 1000, "stream": stream}
+    first = client.send("/v1/completions", body | {"prompt": text(200)})
+    until(lambda: Stepping.num_sampled >= 2)
+    first.close()
+    wait_for(lambda: client.meter.num_left == 1)
+    second = client.send("/v1/completions", body | {"prompt": text(200)})
+    wait_for(lambda: client.meter.num_running == 2)
+    assert client.taken > 0  # what is expected, until it is counted
+    second.close()
+    client.settled()
+    assert client.meter.num_left == 0
+    assert client.taken == client.paid.prompt_tokens + client.paid.generated_tokens

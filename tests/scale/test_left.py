@@ -89,7 +89,8 @@ def test_what_a_replica_that_dies_has_sent_is_counted(scaled: tuple[ScaledEcho, 
     server, client = scaled
     server.fleet.cut, server.fleet.cut_after = {"echo0", "echo1"}, 3
     Stepping.may_step.release(1 << 20)
-    reply = server.client.post("/v1/completions", json=body("abcdefgh\n", stream=True))
+    prompt = "abcdefgh" * 150 + "\n"  # its answer takes many batches, however late they are taken
+    reply = server.client.post("/v1/completions", json=body(prompt, stream=True))
     assert "process that worked at this request has died" in reply.text
     wait_for(lambda: not client.meter.num_running)
     assert client.taken > 0

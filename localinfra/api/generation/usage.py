@@ -99,11 +99,17 @@ class Charge:
         """The cost so far in USD."""
         return dollars(self._usd)
 
-    def add_left(self, prompt_tokens: int, generated_tokens: int = 0) -> None:
-        """Charges what was computed for a client that has left."""
+    def add_left(
+        self, prompt_tokens: int, generated_tokens: int = 0, cached_tokens: int = 0
+    ) -> None:
+        """Charges what was computed for a client that has left. `cached_tokens`: of the prompts."""
         self._has_generated = True  # nobody waited for the first token
         if prompt_tokens or generated_tokens:
-            self.add(prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
+            self.add(
+                prompt_tokens=prompt_tokens,
+                cached_tokens=cached_tokens,
+                generated_tokens=generated_tokens,
+            )
             self._ledger.save_soon()
 
     def complete(self) -> None:
@@ -210,16 +216,19 @@ class UsageMeter:
         """The client has left, and these are the choices that had not ended. Of a prompt that was
         not read to its end, what the cache had is free."""
         num_read: dict[int, int] = {}
-        num_generated = 0
+        num_generated = num_cached = 0
         for choice, one in computed.items():
             prompt = choice // self._num_choices
             if prompt not in self._begun:
                 read = self._prompt_lengths[prompt] if one.num_generated else one.num_read
                 num_read[prompt] = max(read, num_read.get(prompt, 0))
+            is_first = choice % self._num_choices == 0
+            if is_first and one.num_generated and prompt not in self._cached:
+                num_cached += one.num_cached
             num_generated += max(0, one.num_generated - self._generated.get(choice, 0))
             self._generated[choice] = max(one.num_generated, self._generated.get(choice, 0))
         self._begun |= num_read.keys()
-        self._charge.add_left(sum(num_read.values()), num_generated)
+        self._charge.add_left(sum(num_read.values()), num_generated, num_cached)
 
     @property
     def is_complete(self) -> bool:

@@ -40,8 +40,11 @@ class Leaving:
         leaving = asyncio.create_task(client.gone.wait())
         try:
             await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+            state = RequestState.of(scope)
+            if not work.done():
+                state.permit.client_left()
             if not work.done() and not has_begun:
-                raise RequestCancelled if RequestState.of(scope).is_cancelled else ClientDisconnect
+                raise RequestCancelled if state.is_cancelled else ClientDisconnect
             await work
         finally:
             leaving.cancel()

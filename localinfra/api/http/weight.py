@@ -36,6 +36,8 @@ UP_TO_THREE = bytes(range(0xF0))  # all but those that begin a character of four
 WIDEST = 4
 VALUE_BYTES, NESTED_BYTES = 72, 96  # of a value beside its text; of a list, an object or a name
 
+ESCAPED = b"__"  # stands for a backslash or a quote
+
 DATA_RUN = 512  # characters of a string without a space: a file in base64, and no text
 
 
@@ -49,8 +51,9 @@ class Weight:
         self.num_values = 1
         self.num_nested = 0
         self.num_data = 0  # characters of files in strings, more or less
-        self._num_bytes = 0
-        self._width = 1  # bytes of a character
+        self._num_held = 0  # bytes that all but the open string take
+        # Of the string that is open: its bytes here, and those of a character in memory.
+        self._num_bytes, self._width = 0, 1
         self._depth = self._max_depth = 0
         self._is_in_string = False
         self._escape = b""  # a backslash whose character is in the next piece
@@ -65,6 +68,7 @@ class Weight:
     def finish(self) -> None:
         """Call at the end of a body; another may follow. Raises BodyTooLarge."""
         self._count_pieces(1)
+        self._end_text()
         self._is_in_string, self._escape, self._depth = False, b"", 0
 
     @property
@@ -76,7 +80,7 @@ class Weight:
         """About what the body's values take in memory, or more: texts without a wide character may
         take less."""
         values = VALUE_BYTES * self.num_values + NESTED_BYTES * self.num_nested
-        return self._width * self._num_bytes + values
+        return self._num_held + self._width * self._num_bytes + values
 
     def _count_pieces(self, min_bytes: int) -> None:
         while len(self._uncounted) >= min_bytes:
@@ -89,19 +93,16 @@ class Weight:
                 )
 
     def _count(self, piece: bytes) -> None:
-        self._num_bytes += len(piece)
         if self._escape or b"\\" in piece:
-            piece = (self._escape + piece).replace(b"\\\\", b"")
+            piece = (self._escape + piece).replace(b"\\\\", ESCAPED)
             self._escape = piece[-1:] if piece.endswith(b"\\") else b""
-            self._widen_by_codes(piece)
-            piece = piece.replace(b'\\"', b"")
-        if self._width < WIDEST and not piece.isascii():
-            self._width = WIDEST if piece.translate(None, UP_TO_THREE) else 2
+            piece = piece.replace(b'\\"', ESCAPED)
         parts = piece.split(b'"')
         outside = b"".join(parts[self._is_in_string :: 2])
-        texts = [text for text in parts[not self._is_in_string :: 2] if len(text) >= DATA_RUN]
-        self.num_data += sum(map(len, filter(is_data, texts)))
-        self._is_in_string ^= len(parts) % 2 == 0
+        self._num_held += len(outside)
+        texts = parts[not self._is_in_string :: 2]
+        self.num_data += sum(len(text) for text in texts if len(text) >= DATA_RUN and is_data(text))
+        self._count_texts(texts, num_quotes=len(parts) - 1)
         self.num_values += outside.count(b",")
         runs = outside.translate(AS_ZEROS).count(LONG_RUN)
         self.num_values += LONG_RUN_VALUES * runs
@@ -111,10 +112,28 @@ class Weight:
         self.num_nested += sum(map(outside.count, (b"[", b"{", b":")))
         self._count_depth(outside)
 
-    def _widen_by_codes(self, piece: bytes) -> None:
-        if self._width < WIDEST and b"\\u" in piece:
-            is_wide = b"\\ud" in piece or b"\\uD" in piece or piece.endswith(b"\\u")
-            self._width = WIDEST if is_wide else 2  # surrogates, or the piece ends before them
+    def _count_texts(self, texts: list[bytes], num_quotes: int) -> None:
+        """Counts what strings have of a piece. The open one's width is its own: a picture takes no
+        more beside an emoji."""
+        if self._is_in_string:
+            self._grow_text(texts.pop(0))
+        if num_quotes:
+            if self._is_in_string:
+                self._end_text()
+            self._is_in_string ^= num_quotes % 2 == 1
+            last = texts.pop() if self._is_in_string else b""
+            whole = b"".join(texts)
+            self._num_held += width_of(whole) * len(whole)
+            self._grow_text(last)
+
+    def _grow_text(self, text: bytes) -> None:
+        self._num_bytes += len(text)
+        if self._width < WIDEST:
+            self._width = max(self._width, width_of(text))
+
+    def _end_text(self) -> None:
+        self._num_held += self._width * self._num_bytes
+        self._num_bytes, self._width = 0, 1
 
     def _count_depth(self, outside: bytes) -> None:
         num_opened = outside.count(b"[") + outside.count(b"{")
@@ -125,6 +144,16 @@ class Weight:
             depths = list(itertools.accumulate(steps, initial=self._depth))
             self._max_depth = max(depths)
             self._depth = depths[-1]
+
+
+def width_of(text: bytes) -> int:
+    """How many bytes a character of such a text takes in memory. Its escapes may be cut."""
+    has_codes = b"\\" in text and b"\\u" in text  # looking for one byte is much faster
+    if has_codes and (b"\\ud" in text or b"\\uD" in text or text.endswith(b"\\u")):
+        return WIDEST  # surrogates, or the piece ends before them
+    if not text.isascii():
+        return WIDEST if text.translate(None, UP_TO_THREE) else 2
+    return 2 if has_codes else 1
 
 
 def is_data(text: bytes) -> bool:
