@@ -120,12 +120,13 @@ def test_the_search_for_unknown_names_is_limited_for_any_body() -> None:
     body = b'{"model":"m","messages":[{"role":"user","content":[%b]}]}'
 
     def read_s(text: bytes) -> float:
-        started_s = time.process_time()
+        started_s = time.thread_time()
         with pytest.raises(InvalidRequest):  # more parts than are allowed
             decode(body % text, CHAT)
-        return time.process_time() - started_s
+        return time.thread_time() - started_s
 
-    assert read_s(parts) < 1
+    # 30 ms; garbage of the tests before may be collected meanwhile.
+    assert min(read_s(parts) for _ in range(3)) < 1
     nested = b'{"model":"m","messages":' + b'[{"role":"user","content":' * 3000
     with pytest.raises(InvalidRequest):
         decode(nested, CHAT)

@@ -196,9 +196,14 @@ def renewed(tmp_path: Path) -> Iterator[Serving]:
     serving.close()
 
 
-def put(name: str, folder: Path, key: str = "") -> None:
-    shutil.copy(CERTIFICATES / f"{name}.pem", folder / "cert")
-    shutil.copy(CERTIFICATES / f"{key or name}.key", folder / "key")
+def put(name: str, folder: Path) -> None:
+    replace(CERTIFICATES / f"{name}.pem", folder / "cert")
+    replace(CERTIFICATES / f"{name}.key", folder / "key")
+
+
+def replace(source: Path, target: Path) -> None:
+    """At once: the server looks of itself, too."""
+    shutil.copy(source, target.with_suffix(".new")).replace(target)
 
 
 def look(serving: Serving) -> None:
@@ -233,7 +238,7 @@ def test_a_renewed_certificate_is_for_new_connections_and_old_ones_live_on(
 def test_a_wrong_one_is_logged_once_and_the_old_one_stays(
     renewed: Serving, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put("second", tmp_path, key="first")  # half a renewal
+    replace(CERTIFICATES / "second.pem", tmp_path / "cert")  # half a renewal
     for _ in range(2):
         look(renewed)
     assert caplog.text.count("the certificate stays as it was") == 1
