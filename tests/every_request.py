@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 from large_bodies import Filled, Wrap, one_of_each, places
 from live import CATALOGUE
-from loop_watch import WatchedServer, watched
+from loop_watch import WatchedServer
 
 from localinfra.api import chats, cohere, rerank, tokens
 from localinfra.api.anthropic import input as messages_input
@@ -133,12 +133,14 @@ def all_places() -> Iterator[tuple[Case, Filled]]:
 
 
 @contextmanager
-def served(folder: Path, setenv: Callable[[str, str], object]) -> Iterator[WatchedServer]:
-    """Its text model and an embedder are loaded."""
+def served(
+    folder: Path, setenv: Callable[[str, str], object], log: int | None = None
+) -> Iterator[WatchedServer]:
+    """Its text model and an embedder are loaded. `log`: see `WatchedServer`."""
     (folder / "damaged.gguf").write_bytes(b"GGUF")
     (folder / "models.toml").write_text(KEEPS + CATALOGUE + ABSENT)
     setenv("LOCALINFRA_DATA", str(folder / "data"))
-    with watched(folder / "models.toml") as server:
+    with WatchedServer(folder / "models.toml", log) as server:
         for path, body in [
             ("/v1/chat/completions", CHAT),
             ("/v1/embeddings", {"model": "own-ids", "input": "a"}),

@@ -10,8 +10,6 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -76,9 +74,10 @@ async def main(models: Path) -> None:
 class WatchedServer:
     """The other end: starts the program, and ends it."""
 
-    def __init__(self, models: Path):
+    def __init__(self, models: Path, log: int | None = None):
+        """`log`: where its lines go, as `subprocess` has it; None: to this process's stderr."""
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(models)], stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, str(models)], stdout=subprocess.PIPE, stderr=log, text=True
         )
         assert self._process.stdout
         try:
@@ -108,12 +107,6 @@ class WatchedServer:
     def blocked_s(self) -> float:
         """Since it was asked last."""
         return float(httpx2.get(f"{self.url}/blocked", timeout=600).text)
-
-
-@contextmanager
-def watched(models: Path) -> Iterator[WatchedServer]:
-    with WatchedServer(models) as server:
-        yield server
 
 
 if __name__ == "__main__":

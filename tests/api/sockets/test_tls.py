@@ -203,7 +203,9 @@ def put(name: str, folder: Path) -> None:
 
 def replace(source: Path, target: Path) -> None:
     """At once: the server looks of itself, too."""
-    shutil.copy(source, target.with_suffix(".new")).replace(target)
+    new = target.with_suffix(".new")
+    shutil.copy(source, new)
+    new.replace(target)
 
 
 def look(serving: Serving) -> None:
