@@ -12,8 +12,8 @@ from localinfra.shares import Holdings
 FREE_BYTES = 64 * 1024
 
 
-class UnfinishedBodies:
-    """Bytes held for bodies still arriving, by client."""
+class SharedBytes:
+    """Bytes that clients share."""
 
     def __init__(self, max_bytes: int):
         self.max_bytes = max_bytes
@@ -22,6 +22,10 @@ class UnfinishedBodies:
     @property
     def num_bytes(self) -> int:
         return self._held.total
+
+
+class UnfinishedBodies(SharedBytes):
+    """Bytes held for bodies still arriving, by client."""
 
     def grow(self, client: str, from_bytes: int, to_bytes: int) -> None:
         """Counts a body that grew to `to_bytes`. Raises QueueFull if the total would be too large,
@@ -43,17 +47,9 @@ def counted(size_bytes: int) -> int:
     return max(0, size_bytes - FREE_BYTES)
 
 
-class HeldBodies:
+class HeldBodies(SharedBytes):
     """What large bodies that have arrived take until their requests have ended, by client. A
     request refers to its body to its end, also while it waits for a model."""
-
-    def __init__(self, max_bytes: int):
-        self.max_bytes = max_bytes
-        self._held = Holdings()
-
-    @property
-    def num_bytes(self) -> int:
-        return self._held.total
 
     def add(self, client: str, num_bytes: int) -> None:
         """Below zero for what is freed. Raises QueueFull if the total would be too large, unless
